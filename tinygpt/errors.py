@@ -1,0 +1,10 @@
+"""The one error that the reader can mend; it lies below every floor.
+
+A `UserError` carries a single sentence that says what was wrong and what to do.
+The command line prints that sentence and exits with 2. Every other exception is a
+fault of ours and keeps its traceback.
+"""
+
+
+class UserError(ValueError):
+    """Bad input, told in one sentence: what was wrong and what to do about it."""
