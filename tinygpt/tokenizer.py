@@ -1,0 +1,565 @@
+r"""Byte-pair encoding (BPE) from scratch: text <-> token ids.
+
+Train a vocabulary, encode, decode, save and load in tiktoken's file format, and
+fetch OpenAI's vocabularies by name. BPE as in Sennrich et al. 2016, section 3.2
+(https://arxiv.org/abs/1508.07909), on bytes as in GPT-2 (Radford et al. 2019,
+section 2.2): the text is split into words, each word starts as its UTF-8 bytes, and
+the most frequent pair of neighbours becomes one new token, again and again. No text
+is ever unknown, since every byte is a token.
+
+What it leaves out: text normalisation, dropout of merges, training on a text that
+does not fit in memory, parallelism. `Tokenizer.to_tiktoken` is the fast twin in Rust.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from pathlib import Path
+
+import regex
+import tiktoken
+
+from tinygpt.errors import UserError
+
+# GPT-2's words: contractions, then letters, digits or other signs with at most one
+# space in front. Of several spaces the last goes to the word behind them.
+GPT2_PATTERN = (
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+)
+END_OF_TEXT = "<|endoftext|>"
+
+# Trained on the first 90 % of the characters of data/sales_handbook.txt. It has not
+# seen the validation split: that one begins after 90 % of the tokens, which lies
+# later in the text, as unseen text takes more tokens for each character.
+DEFAULT_TOKENIZER = "handbook-4k"
+
+# OpenAI's vocabularies, and the files that tiktoken downloads for each.
+_BLOB = "https://openaipublic.blob.core.windows.net/"
+OPENAI_FILES = {
+    "gpt2": (
+        _BLOB + "gpt-2/encodings/main/vocab.bpe",
+        _BLOB + "gpt-2/encodings/main/encoder.json",
+    ),
+    "cl100k_base": (_BLOB + "encodings/cl100k_base.tiktoken",),
+    "o200k_base": (_BLOB + "encodings/o200k_base.tiktoken",),
+}
+TOKENIZER_NAMES = (DEFAULT_TOKENIZER, *OPENAI_FILES)
+
+_CACHED_WORDS = 1 << 18  # English repeats its words; random text must not fill memory
+_UNUSED = "\N{REPLACEMENT CHARACTER}".encode()
+
+Pair = tuple[int, int]
+Word = tuple[int, ...]
+
+
+# --- Training ---------------------------------------------------------------------
+
+
+def count_words(text: str, pattern: str = GPT2_PATTERN) -> dict[Word, int]:
+    """Each different word of the text as its bytes, and how often it occurs.
+
+    >>> count_words("hi hi")
+    {(104, 105): 1, (32, 104, 105): 1}
+    """
+    words = Counter(_compile(pattern).findall(_valid(text)))
+    return {tuple(word.encode("utf-8")): n for word, n in words.items()}
+
+
+def merge_pair(word: Word, pair: Pair, new_id: int) -> Word:
+    """Replace the pair by the new id, from left to right.
+
+    >>> merge_pair((97, 97, 97, 98), (97, 97), 256)
+    (256, 97, 98)
+    """
+    merged: list[int] = []
+    i = 0
+    while i < len(word):
+        if word[i : i + 2] == pair:
+            merged.append(new_id)
+            i += 2
+        else:
+            merged.append(word[i])
+            i += 1
+    return tuple(merged)
+
+
+def naive_train_bpe(
+    text: str,
+    vocab_size: int,
+    pattern: str = GPT2_PATTERN,
+    special_tokens: Sequence[str] = (END_OF_TEXT,),
+) -> "Tokenizer":
+    """What `train_bpe` does, in the plainest words: count all pairs before each merge."""
+    words = count_words(text, pattern)
+    vocab = _start(vocab_size, special_tokens)
+    while len(vocab) < vocab_size - len(special_tokens):
+        counts: Counter[Pair] = Counter()
+        for word, n in words.items():
+            for pair in zip(word, word[1:], strict=False):
+                counts[pair] += n
+        if not counts:
+            raise _out_of_pairs(vocab, vocab_size, special_tokens)
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        words = {merge_pair(w, best, len(vocab)): n for w, n in words.items()}
+        vocab.append(vocab[best[0]] + vocab[best[1]])
+    return _trained(vocab, pattern, special_tokens)
+
+
+def train_bpe(
+    text: str,
+    vocab_size: int,
+    pattern: str = GPT2_PATTERN,
+    special_tokens: Sequence[str] = (END_OF_TEXT,),
+) -> "Tokenizer":
+    """Learn a vocabulary of exactly `vocab_size` entries from the text.
+
+    Ids 0 to 255 are the bytes, then come the merges in the order in which they were
+    learned, then the special tokens. Each step merges the most frequent pair of
+    neighbours within words; of equally frequent pairs the one with the lowest ids
+    wins, so the result depends on the text alone. `naive_train_bpe` learns the same;
+    here a merge touches only the words that contain the pair, and a heap holds the
+    pairs, best first.
+
+    Raises UserError if `vocab_size` has no room for the bytes and special tokens, or
+    if every word has become one token before it is reached.
+
+    >>> train_bpe("hi hi hi", 259).merges()
+    [(b'h', b'i'), (b' ', b'hi')]
+    """
+    vocab = _start(vocab_size, special_tokens)
+    words, times = [], []
+    for word, n in count_words(text, pattern).items():
+        words.append(word)
+        times.append(n)
+    counts: Counter[Pair] = Counter()
+    where: defaultdict[Pair, set[int]] = defaultdict(set)  # pair -> words that had it
+    for w, word in enumerate(words):
+        for pair in zip(word, word[1:], strict=False):
+            counts[pair] += times[w]
+            where[pair].add(w)
+    heap = [(-n, pair) for pair, n in counts.items()]
+    heapify(heap)
+
+    while len(vocab) < vocab_size - len(special_tokens):
+        # An entry whose count has changed since is stale: a newer one is in the heap.
+        while heap and -heap[0][0] != counts[heap[0][1]]:
+            heappop(heap)
+        if not heap:
+            raise _out_of_pairs(vocab, vocab_size, special_tokens)
+        best = heappop(heap)[1]
+        changed: set[Pair] = set()
+        for w in where.pop(best):
+            old, new = words[w], merge_pair(words[w], best, len(vocab))
+            for pair in zip(old, old[1:], strict=False):
+                counts[pair] -= times[w]
+                changed.add(pair)
+            for pair in zip(new, new[1:], strict=False):
+                counts[pair] += times[w]
+                where[pair].add(w)
+                changed.add(pair)
+            words[w] = new
+        for pair in changed:
+            if counts[pair]:
+                heappush(heap, (-counts[pair], pair))
+        vocab.append(vocab[best[0]] + vocab[best[1]])
+    return _trained(vocab, pattern, special_tokens)
+
+
+def _start(vocab_size: int, special_tokens: Sequence[str]) -> list[bytes]:
+    """The vocabulary before the first merge: the 256 bytes."""
+    least = 256 + len(special_tokens)
+    if vocab_size < least:
+        raise UserError(
+            f"vocab_size is {vocab_size}, but the 256 bytes and {len(special_tokens)} "
+            f"special tokens need at least {least}."
+        )
+    return [bytes([b]) for b in range(256)]
+
+
+def _out_of_pairs(vocab: list[bytes], size: int, special: Sequence[str]) -> UserError:
+    return UserError(
+        f"The text has no pair left to merge after {len(vocab) + len(special)} entries, "
+        f"so vocab_size {size} is out of reach: take a longer text or a smaller size."
+    )
+
+
+def _trained(vocab: list[bytes], pattern: str, special: Sequence[str]) -> "Tokenizer":
+    ranks = {token: rank for rank, token in enumerate(vocab)}
+    specials = {token: len(ranks) + i for i, token in enumerate(special)}
+    return Tokenizer(f"bpe-{len(ranks) + len(specials)}", ranks, pattern, specials)
+
+
+# --- Encoding one word ------------------------------------------------------------
+
+
+def merge_steps(word: bytes, ranks: dict[bytes, int]) -> list[list[bytes]]:
+    """All states of a word on its way from bytes to tokens, one merge at a time.
+
+    Each step merges the pair of neighbours that was learned first (the lowest rank),
+    the leftmost of several. Quadratic in the length of the word.
+
+    >>> merge_steps(b"hi", {b"h": 104, b"i": 105, b"hi": 256})
+    [[b'h', b'i'], [b'hi']]
+    """
+    parts = [bytes([b]) for b in word]
+    states = [parts]
+    while True:
+        pairs = [(a + b, i) for i, (a, b) in enumerate(zip(parts, parts[1:]))]
+        known = [(ranks[pair], i, pair) for pair, i in pairs if pair in ranks]
+        if not known:
+            return states
+        _, i, pair = min(known)
+        parts = [*parts[:i], pair, *parts[i + 2 :]]
+        states.append(parts)
+
+
+def merge_word(word: bytes, ranks: dict[bytes, int], below: int) -> list[bytes]:
+    """The last state of `merge_steps`, with merges of a rank under `below` only.
+
+    A heap and a linked list keep a word of n bytes at O(n log n): a text without a
+    space, or in bad faith, is one long word.
+    """
+    n = len(word)
+    end = list(range(1, n + 1))  # the part that begins at i ends at end[i]; 0: gone
+    left = list(range(-1, n))  # where the part left of the one at i begins
+    heap: list[tuple[int, int, int]] = []
+
+    def offer(i: int) -> None:
+        """Put the part that begins at i and its right neighbour on the heap."""
+        if i >= 0 and end[i] < n:
+            stop = end[end[i]]
+            if (rank := ranks.get(word[i:stop], below)) < below:
+                heappush(heap, (rank, i, stop))
+
+    for i in range(n):
+        offer(i)
+    while heap:
+        _, i, stop = heappop(heap)
+        middle = end[i]
+        if middle in (0, n) or end[middle] != stop:
+            continue  # one of the two has been merged with another in the meantime
+        end[i], end[middle], left[stop] = stop, 0, i
+        offer(i)
+        offer(left[i])
+
+    parts, i = [], 0
+    while i < n:
+        parts.append(word[i : end[i]])
+        i = end[i]
+    return parts
+
+
+# --- The tokenizer ----------------------------------------------------------------
+
+
+@dataclass
+class Tokenizer:
+    """A vocabulary: text -> ids and back.
+
+    `ranks` maps the bytes of a token to its id, which is also its place in the order
+    of merges; `pattern` is the regular expression that splits a text into words (it
+    must match every character); `special_tokens` stand outside the merges.
+
+    Raises UserError for a byte without entry, an id given twice, or a bad pattern.
+    """
+
+    name: str
+    ranks: dict[bytes, int]
+    pattern: str = GPT2_PATTERN
+    special_tokens: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for b in range(256):
+            if bytes([b]) not in self.ranks:
+                raise UserError(
+                    f"Tokenizer {self.name!r} has no entry for the single byte "
+                    f"0x{b:02x}, so it cannot write every text: use a whole vocabulary."
+                )
+        self._token_bytes = {i: token for token, i in self.ranks.items()}
+        self._token_bytes |= {i: s.encode() for s, i in self.special_tokens.items()}
+        if len(self._token_bytes) < len(self.ranks) + len(self.special_tokens):
+            raise UserError(f"Tokenizer {self.name!r} gives one id to two tokens.")
+        self._words = _compile(self.pattern)
+        self._cache: dict[str, list[int]] = {}
+
+    @property
+    def vocab_size(self) -> int:
+        """Highest id + 1: the rows that an embedding needs. OpenAI's have gaps."""
+        return max(self._token_bytes) + 1
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The id of `<|endoftext|>`, or None."""
+        return self.special_tokens.get(END_OF_TEXT)
+
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        """The ids of a text.
+
+        With `allow_special`, special tokens written in the text become their ids;
+        without, they are text like any other, so that no text read from outside can
+        end a document. Surrogates, which UTF-8 cannot carry, follow tiktoken's rule: a
+        pair becomes its character, a lone one U+FFFD.
+
+        With GPT-2's vocabulary, "Chapter 1: Building" is [14126, 352, 25, 11819].
+        """
+        text = _valid(text)
+        if not (allow_special and self.special_tokens):
+            return self._encode_words(text)
+        longest_first = sorted(self.special_tokens, key=len, reverse=True)
+        splitter = "(" + "|".join(map(regex.escape, longest_first)) + ")"
+        ids: list[int] = []
+        for piece in regex.split(splitter, text):
+            if piece in self.special_tokens:
+                ids.append(self.special_tokens[piece])
+            else:
+                ids += self._encode_words(piece)
+        return ids
+
+    def _encode_words(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for word in self._words.findall(text):
+            known = self._cache.get(word)
+            if known is None:
+                known = self._encode_word(word.encode("utf-8"))
+                if len(self._cache) < _CACHED_WORDS:
+                    self._cache[word] = known
+            ids += known
+        return ids
+
+    def _encode_word(self, word: bytes) -> list[int]:
+        if word in self.ranks:  # as tiktoken does, even if no merges led to it
+            return [self.ranks[word]]
+        parts = merge_word(word, self.ranks, below=self.vocab_size)
+        return [self.ranks[part] for part in parts]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids; bytes that are no UTF-8 become U+FFFD.
+
+        Raises UserError for an id outside the vocabulary.
+        """
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of the ids: `decode_bytes(encode(text)) == text.encode()`."""
+        return b"".join(map(self.token_bytes, ids))
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes of one id; U+FFFD for an id in a gap of OpenAI's vocabularies.
+
+        A model has a row for such an id, and an untrained one may choose it.
+        """
+        if not 0 <= id < self.vocab_size:
+            raise UserError(
+                f"Token id {id} is outside the vocabulary of {self.name!r}, which has "
+                f"the ids 0 to {self.vocab_size - 1}: is this the model's tokenizer?"
+            )
+        return self._token_bytes.get(id, _UNUSED)
+
+    def merges(self) -> list[tuple[bytes, bytes]]:
+        """The pairs in the order in which they were merged, recovered from the ranks.
+
+        The file holds only what each merge made. Encoding those bytes with the earlier
+        merges alone leaves the two parts.
+        """
+        pairs = []
+        for token, rank in sorted(self.ranks.items(), key=lambda entry: entry[1]):
+            if len(token) == 1:
+                continue
+            parts = merge_word(token, self.ranks, below=rank)
+            if len(parts) != 2:
+                raise UserError(
+                    f"Tokenizer {self.name!r} has no merge for its entry {rank}, "
+                    f"{token!r}: the earlier entries make {len(parts)} parts of it."
+                )
+            pairs.append((parts[0], parts[1]))
+        return pairs
+
+    def to_tiktoken(self) -> tiktoken.Encoding:
+        """The same tokenizer in Rust: equal ids, many times faster on new text."""
+        return tiktoken.Encoding(
+            self.name,
+            pat_str=self.pattern,
+            mergeable_ranks=self.ranks,
+            special_tokens=self.special_tokens,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write tiktoken's format: one line per entry, the token in base64, its rank.
+
+        The format has no room for name, pattern and special tokens. Where they are not
+        what `load` would assume (the file's stem, GPT-2's pattern, `<|endoftext|>`
+        behind the last rank) they go into a JSON file of the same stem beside it.
+        Each file is put in place whole or not at all. Raises UserError if the folder
+        cannot be written, or if that JSON file is there and something else.
+        """
+        path = Path(path)
+        beside = path.with_suffix(".json")
+        _read_sidecar(beside)  # never replace a stranger's file
+        by_rank = sorted(self.ranks.items(), key=lambda entry: entry[1])
+        lines = [base64.b64encode(t) + b" %d\n" % rank for t, rank in by_rank]
+        extra = (self.name, self.pattern, self.special_tokens)
+        try:
+            if extra == (path.stem, GPT2_PATTERN, {END_OF_TEXT: len(self.ranks)}):
+                beside.unlink(missing_ok=True)
+            else:
+                text = json.dumps(dict(zip(_SIDECAR, extra, strict=True)), indent=2)
+                _write(beside, text.encode("utf-8"))
+            _write(path, b"".join(lines))
+        except OSError as error:
+            raise UserError(
+                f"Cannot write {path}: {error.strerror}; choose another folder."
+            ) from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """Read tiktoken's format, and the JSON file beside it if `save` wrote one.
+
+        Without one the name is the file's stem, words are GPT-2's, and
+        `<|endoftext|>` comes behind the last rank: OpenAI's files hold no more
+        either, so call those by name. A file cut off between two lines is a whole
+        file of fewer entries; compare `vocab_size` with the model's.
+
+        Raises UserError for a file that cannot be read, naming the first bad line.
+        """
+        path = Path(path)
+        try:
+            lines = path.read_bytes().splitlines()
+        except OSError as error:
+            raise UserError(
+                f"Cannot read the tokenizer file {path}: {error.strerror}; give the "
+                f"path of a .tiktoken file or one of {', '.join(TOKENIZER_NAMES)}."
+            ) from error
+        ranks: dict[bytes, int] = {}
+        for rank, line in enumerate(lines):
+            try:
+                encoded, number = line.split()
+                token = base64.b64decode(encoded, validate=True)
+                fault = "" if number == b"%d" % rank else f"the rank is not {rank}"
+            except (binascii.Error, ValueError):
+                token, fault = b"", "it is not a token in base64, a space and a rank"
+            if token in ranks:
+                fault = f"its token stands in line {ranks[token] + 1} already"
+            if fault:
+                raise UserError(
+                    f"Line {rank + 1} of the tokenizer file {path} is damaged: {fault}; "
+                    "fetch or save the file again."
+                )
+            ranks[token] = rank
+        extra = _read_sidecar(path.with_suffix(".json"))
+        return cls(*extra[:1], ranks, *extra[1:]) if extra else cls(
+            path.stem, ranks, GPT2_PATTERN, {END_OF_TEXT: len(ranks)}
+        )
+
+
+# --- Files and names --------------------------------------------------------------
+
+_SIDECAR = ("name", "pattern", "special_tokens")
+
+
+def _read_sidecar(path: Path) -> tuple[str, str, dict[str, int]] | None:
+    """Name, pattern and special tokens beside a tokenizer file; None if there are none.
+
+    Raises UserError if the file is there and `Tokenizer.save` did not write it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        name, pattern, special = (content[key] for key in _SIDECAR)
+        if isinstance(name, str) and isinstance(pattern, str):
+            return name, pattern, {str(token): int(i) for token, i in special.items()}
+        reason: object = "name and pattern must be texts"
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = error
+    raise UserError(
+        f"{path} should hold the name, pattern and special_tokens of the tokenizer "
+        f"file beside it ({reason}): move it away or choose another file name."
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace the file in one step, so that nobody ever sees half of it."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _compile(pattern: str) -> regex.Pattern[str]:
+    try:
+        compiled = regex.compile(pattern)
+    except regex.error as error:
+        raise UserError(f"The tokenizer's pattern {pattern!r} is none: {error}.") from error
+    if compiled.groups:  # findall would return the groups in place of the words
+        raise UserError(f"Write the groups in the pattern {pattern!r} as (?:...).")
+    return compiled
+
+
+def _valid(text: str) -> str:
+    """The text without surrogates, by tiktoken's rule (`Encoding.encode_ordinary`)."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def shipped(name: str) -> Path:
+    """A file that comes with the course: in a checkout's data/ or inside the wheel."""
+    here = Path(__file__).resolve().parent
+    for folder in (here.parent / "data", here / "_data"):
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{name} is missing from the installation: install tinygpt again.")
+
+
+def get_tokenizer(name_or_path: str | Path) -> Tokenizer:
+    """A tokenizer by name (`TOKENIZER_NAMES`) or from a .tiktoken file.
+
+    `handbook-4k` is shipped. tiktoken downloads the others on first use and keeps
+    them in TIKTOKEN_CACHE_DIR (or the system's temporary folder).
+
+    Raises UserError for an unknown name, a bad file, or a download that failed.
+    """
+    name = str(name_or_path)
+    if name == DEFAULT_TOKENIZER:
+        return Tokenizer.load(shipped(f"{name}.tiktoken"))
+    if name in OPENAI_FILES:
+        return _from_tiktoken(name)
+    if Path(name).suffix == ".tiktoken" or Path(name).is_file():
+        return Tokenizer.load(name)
+    raise UserError(
+        f"There is no tokenizer {name!r}: choose {', '.join(TOKENIZER_NAMES)}, or give "
+        "the path of a .tiktoken file."
+    )
+
+
+def _from_tiktoken(name: str) -> Tokenizer:
+    try:
+        encoding = tiktoken.get_encoding(name)
+    except (OSError, ValueError) as error:
+        # OSError: requests' errors (no network, 404), a cache folder that cannot be
+        # written. ValueError: tiktoken found another checksum than it expects.
+        # tiktoken looks for a file under the SHA-1 of its address.
+        files = " and ".join(
+            f"{url} as {hashlib.sha1(url.encode()).hexdigest()}"
+            for url in OPENAI_FILES[name]
+        )
+        raise UserError(
+            f"Cannot fetch the tokenizer {name!r} ({error}): save {files} in a folder "
+            "and name the folder in TIKTOKEN_CACHE_DIR, or use --tokenizer "
+            f"{DEFAULT_TOKENIZER}, which needs no network."
+        ) from error
+    # Private names, as tiktoken offers no public way to its tables; they have been the
+    # constructor's arguments under these names since 0.1, and a test reads them.
+    return Tokenizer(
+        name, encoding._mergeable_ranks, encoding._pat_str, encoding._special_tokens
+    )
