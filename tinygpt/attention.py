@@ -1,0 +1,147 @@
+"""Attention: every token asks, every token answers, weights say who is heard.
+
+`attention_weights` and `scaled_dot_product_attention` are the plain version, written
+to be read. `MultiHeadAttention` uses PyTorch's fused kernel unless `fused` is False;
+a test shows that both give the same numbers. What it leaves out: which tokens may be
+seen (see `masking`), positions (see `positional`) and the memory of past keys and
+values (see `kv_cache`); all three are handed in.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+def attention_weights(
+    q: Float[Tensor, "*B T D"],
+    k: Float[Tensor, "*B S D"],
+    mask: Bool[Tensor, "..."] | None = None,
+    is_causal: bool = False,
+) -> Float[Tensor, "*B T S"]:
+    """How much each of T queries listens to each of S keys; every row sums to 1.
+
+    softmax(q k^T / sqrt(D)), with -inf in place of the scores that must not be seen.
+    `mask` broadcasts to [..., T, S] and is True where a query may look; `is_causal`
+    lets query t see keys 0..t, as in PyTorch.
+
+    Source: Vaswani et al. (2017), section 3.2.1, equation 1.
+    """
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # [..., T, S]
+    if is_causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(dim=-1)
+
+
+def scaled_dot_product_attention(
+    q: Float[Tensor, "*B T D"],
+    k: Float[Tensor, "*B S D"],
+    v: Float[Tensor, "*B S D"],
+    attn_mask: Bool[Tensor, "..."] | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+) -> Float[Tensor, "*B T D"]:
+    """Mix the values `v` by `attention_weights`: the plain twin of PyTorch's kernel.
+
+    It takes the same arguments as `torch.nn.functional.scaled_dot_product_attention`.
+    `attention_weights` gives the weights alone.
+    """
+    weights = attention_weights(q, k, attn_mask, is_causal)
+    return F.dropout(weights, dropout_p) @ v
+
+
+class MultiHeadAttention(nn.Module):
+    """Several attentions side by side, each on its own slice of d_model.
+
+    Queries, keys and values of all heads come from one linear layer `qkv`, whose
+    output holds q, then k, then v, and in each the heads one after another; `output`
+    mixes the heads. With `qk_norm`, queries and keys are scaled to a root mean square
+    of 1, so that no score can run away (Henry et al., 2020, "Query-Key Normalization
+    for Transformers"; without a learned gain here).
+
+    Source: Vaswani et al. (2017), section 3.2.2.
+
+    Raises:
+        ValueError: n_heads does not divide d_model.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        *,
+        dropout: float = 0.0,
+        qkv_bias: bool = True,
+        output_bias: bool = True,
+        qk_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if d_model % n_heads:
+            raise ValueError(f"n_heads {n_heads} does not divide d_model {d_model}")
+        self.n_heads = n_heads
+        self.head_dim = d_model // n_heads
+        self.dropout = dropout
+        self.qk_norm = qk_norm
+        self.fused = True
+        self.qkv = nn.Linear(d_model, 3 * d_model, bias=qkv_bias)
+        self.output = nn.Linear(d_model, d_model, bias=output_bias)
+
+    def heads(
+        self,
+        x: Float[Tensor, "B T C"],
+        rotate: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[
+        Float[Tensor, "B H T D"], Float[Tensor, "B H T D"], Float[Tensor, "B H T D"]
+    ]:
+        """Queries, keys and values of every head, turned by `rotate` if given."""
+        # [B, T, 3C] -> [B, T, 3, H, D] -> [3, B, H, T, D]
+        qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, self.head_dim))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if self.qk_norm:
+            q, k = (F.rms_norm(t, (self.head_dim,)) for t in (q, k))
+        if rotate is not None:
+            q, k = rotate(q), rotate(k)
+        return q, k, v
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T C"],
+        *,
+        mask: Bool[Tensor, "..."] | None = None,
+        is_causal: bool = False,
+        rotate: Callable[[Tensor], Tensor] | None = None,
+        extend: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> Float[Tensor, "B T C"]:
+        """Let each of T tokens gather what it wants from the tokens it may see.
+
+        Args:
+            x: the tokens' vectors.
+            mask: True where a query may look, broadcast to [B, H, T, S].
+            is_causal: query t sees keys 0..t; for T = S, and instead of `mask`.
+            rotate: turns queries and keys by their positions.
+            extend: takes the new keys and values [B, H, T, D] and returns them with
+                those of earlier tokens before them [B, H, S, D].
+        """
+        q, k, v = self.heads(x, rotate)
+        if extend is not None:
+            k, v = extend(k, v)
+        attend = (
+            F.scaled_dot_product_attention
+            if self.fused
+            else scaled_dot_product_attention
+        )
+        mixed = attend(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=is_causal,
+        )
+        # [B, H, T, D] -> [B, T, H, D] -> [B, T, C]
+        return self.output(mixed.transpose(1, 2).flatten(2))

@@ -1,0 +1,328 @@
+"""Every number that somebody chose: the model's shape, the training run, the presets.
+
+Both dataclasses check themselves when they are made. This module never imports torch,
+so that `tinygpt --help` answers at once. What it leaves out: anything that acts.
+"""
+
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from tinygpt.errors import UserError
+
+
+def check(condition: bool, sentence: str) -> None:
+    """Raise a UserError with `sentence` unless `condition` holds."""
+    if not condition:
+        raise UserError(sentence)
+
+
+def check_types(config: Any) -> None:
+    """Numbers are finite numbers of the right kind, choices are known."""
+    for field in fields(config):
+        value, kind = getattr(config, field.name), str(field.type)
+        if value is None or isinstance(value, bool | str):
+            continue
+        check(math.isfinite(value), f"{field.name} must be a finite number, not {value}")
+        if "float" not in kind:
+            check(
+                int(value) == value,
+                f"{field.name} must be a whole number, not {value}",
+            )
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """`value` is one of `choices`."""
+    check(value in choices, f"{name} must be one of {', '.join(choices)}, not '{value}'")
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT. The defaults are GPT-2's habits at a small size."""
+
+    vocab_size: int = 4096
+    """How many tokens the model knows; the tokenizer decides."""
+    context_length: int = 64
+    """How many tokens the model sees at once."""
+    d_model: int = 128
+    """Numbers per token in the residual stream."""
+    n_heads: int = 4
+    """Attention heads; they share d_model between them."""
+    n_layers: int = 3
+    """Transformer blocks."""
+    d_ff: int | None = None
+    """Width of the feed-forward layer; 4 times d_model if not given."""
+    dropout: float = 0.0
+    """Share of the numbers set to zero while training."""
+    positions: Literal["learned", "sinusoidal", "rotary"] = "learned"
+    """How a token knows its place."""
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """Kind of normalisation; rmsnorm has nothing to learn here."""
+    norm_placement: Literal["pre", "post"] = "pre"
+    """Normalise what goes into a sub-layer, or the sum that comes out."""
+    activation: Literal["relu", "gelu", "relu2", "swiglu"] = "gelu"
+    """The bend in the feed-forward layer."""
+    bias: bool = True
+    """Whether the linear layers of a block add a bias."""
+    qkv_bias: bool = True
+    """Whether queries, keys and values have a bias (needs bias too)."""
+    head_bias: bool = False
+    """Whether the output head adds a bias."""
+    qk_norm: bool = False
+    """Normalise queries and keys before they meet."""
+    tie_head: bool = True
+    """Use the token embedding's table as the output head."""
+    logit_softcap: float = 0.0
+    """Squash logits smoothly into plus or minus this; 0 leaves them alone."""
+    embedding_norm: bool = False
+    """Normalise the embeddings before the first block."""
+    init: Literal["gpt2", "zero"] = "gpt2"
+    """Start as GPT-2 does, or with every output projection at zero."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("vocab_size", "context_length", "d_model", "n_heads", "n_layers"):
+            value = getattr(self, name)
+            check(value >= 1, f"{name} must be at least 1, not {value}")
+        check(self.d_ff is None or self.d_ff >= 1, f"d_ff must be positive: {self.d_ff}")
+        check(
+            self.d_model % self.n_heads == 0,
+            f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}: "
+            "choose sizes so that every head gets the same share",
+        )
+        check(
+            self.positions != "sinusoidal" or self.d_model % 2 == 0,
+            f"sinusoidal positions need an even d_model, not {self.d_model}",
+        )
+        check(
+            self.positions != "rotary" or self.head_dim % 2 == 0,
+            f"rotary positions need an even d_model / n_heads, not {self.head_dim}",
+        )
+        check(0 <= self.dropout < 1, f"dropout must be in [0, 1), not {self.dropout}")
+        check(
+            self.logit_softcap >= 0,
+            f"logit_softcap must not be negative: {self.logit_softcap}",
+        )
+        check(
+            not (self.tie_head and self.head_bias), "a tied head has no bias of its own"
+        )
+        check_choice("positions", self.positions, ("learned", "sinusoidal", "rotary"))
+        check_choice("norm", self.norm, ("layernorm", "rmsnorm"))
+        check_choice("norm_placement", self.norm_placement, ("pre", "post"))
+        check_choice("activation", self.activation, ("relu", "gelu", "relu2", "swiglu"))
+        check_choice("init", self.init, ("gpt2", "zero"))
+
+    @property
+    def head_dim(self) -> int:
+        """Numbers per attention head."""
+        return self.d_model // self.n_heads
+
+    @property
+    def ff_width(self) -> int:
+        """`d_ff`, or 4 times d_model (Vaswani et al., 2017, section 3.3)."""
+        return self.d_ff or 4 * self.d_model
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run: what to read, how to step, when to look."""
+
+    dataset: str = "handbook"
+    """handbook, support-chats, sales-textbook, tiny-shakespeare, or a text file,
+    folder or glob."""
+    tokenizer: str = "handbook-4k"
+    """handbook-4k, gpt2, cl100k_base, o200k_base, or a .tiktoken file."""
+    steps: int = 300
+    """Optimizer steps."""
+    minutes: float | None = None
+    """Train for this much wall-clock time instead of a number of steps."""
+    batch_size: int = 16
+    """Windows per step (per process, and per accumulation round)."""
+    grad_accumulation: int = 1
+    """Rounds of forward and backward whose gradients are averaged into one step."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW for all, or Muon for the matrices of the blocks and AdamW for the rest."""
+    lr: float = 1e-3
+    """AdamW's learning rate; with Muon, that of biases, gains and positions."""
+    embedding_lr: float | None = None
+    """AdamW's learning rate for the token embeddings, if not lr."""
+    head_lr: float | None = None
+    """AdamW's learning rate for an untied output head, if not lr."""
+    muon_lr: float = 0.02
+    """Muon's learning rate."""
+    muon_momentum: float = 0.95
+    """Muon's momentum."""
+    beta1: float = 0.9
+    """AdamW's memory of the gradient."""
+    beta2: float = 0.95
+    """AdamW's memory of the squared gradient."""
+    weight_decay: float = 0.0
+    """Decay of the matrices, per unit of learning rate; never of gains and biases."""
+    warmup_steps: int = 0
+    """Steps during which the learning rate rises from zero."""
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    decay_fraction: float = 1.0
+    """The part of the run, at its end, over which the learning rate falls."""
+    final_lr_fraction: float = 0.0
+    """The learning rate at the end, as a share of its peak."""
+    grad_clip: float = 0.0
+    """Scale gradients down to this total length; 0 leaves them alone."""
+    eval_interval: int = 50
+    """Steps between two looks at the losses."""
+    eval_windows: int = 64
+    """Validation windows in such a look; the last look takes the whole split."""
+    checkpoint_interval: int = 50
+    """Steps between two savings of the whole state, to resume from."""
+    patience: int | None = None
+    """Stop after this many looks without a better validation loss."""
+    seed: int = 1337
+    """Where all chance starts."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the matrix products; auto takes bfloat16 where it is faster."""
+    compile: bool = False
+    """Compile the model with torch.compile first."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        at_least = dict(
+            steps=1, batch_size=1, grad_accumulation=1, lr=0, embedding_lr=0, head_lr=0,
+            muon_lr=0, muon_momentum=0, beta1=0, beta2=0, weight_decay=0,
+            warmup_steps=0, decay_fraction=0, final_lr_fraction=0, grad_clip=0,
+            eval_interval=1, eval_windows=1, checkpoint_interval=1, patience=1, seed=0,
+        )  # fmt: skip
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            check(
+                value is None or value >= least,
+                f"{name} must be at least {least}, not {value}",
+            )
+        for name in ("decay_fraction", "final_lr_fraction"):
+            value = getattr(self, name)
+            check(value <= 1, f"{name} is a share and at most 1, not {value}")
+        for name in ("beta1", "beta2", "muon_momentum"):
+            value = getattr(self, name)
+            check(value < 1, f"{name} must be below 1, not {value}")
+        check(
+            self.minutes is None or self.minutes > 0,
+            f"minutes must be more than 0, not {self.minutes}",
+        )
+        check(
+            self.minutes is not None or self.warmup_steps <= self.steps,
+            f"warmup_steps {self.warmup_steps} is longer than the run of {self.steps}",
+        )
+        check(self.seed < 2**63, f"seed must be below 2**63, not {self.seed}")
+        check_choice("optimizer", self.optimizer, ("adamw", "muon"))
+        check_choice("schedule", self.schedule, ("constant", "cosine", "linear"))
+        check_choice("dtype", self.dtype, ("auto", "float32", "bfloat16"))
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model and the run that trains it."""
+
+    model: GPTConfig
+    train: TrainConfig
+
+
+def _gpt2(n_layers: int, d_model: int, n_heads: int) -> Preset:
+    """GPT-2 (Radford et al., 2019, table 2), trained as GPT-3's small model was."""
+    return Preset(
+        GPTConfig(
+            vocab_size=50257,
+            context_length=1024,
+            d_model=d_model,
+            n_heads=n_heads,
+            n_layers=n_layers,
+            dropout=0.1,
+        ),
+        TrainConfig(
+            tokenizer="gpt2",
+            batch_size=4,
+            grad_accumulation=8,
+            lr=6e-4,
+            weight_decay=0.1,
+            warmup_steps=30,
+            final_lr_fraction=0.1,
+            grad_clip=1.0,
+        ),
+    )
+
+
+PRESETS = {
+    # A modern small model and the recipe that trained it fastest on two CPU cores.
+    "tiny": Preset(
+        GPTConfig(
+            context_length=64,
+            d_model=192,
+            n_heads=6,
+            n_layers=3,
+            positions="rotary",
+            norm="rmsnorm",
+            activation="relu2",
+            bias=False,
+            qkv_bias=False,
+            qk_norm=True,
+            tie_head=False,
+            logit_softcap=15.0,
+            embedding_norm=True,
+            init="zero",
+        ),
+        TrainConfig(
+            steps=300,
+            optimizer="muon",
+            lr=0.01,
+            embedding_lr=0.02,
+            head_lr=0.004,
+            beta1=0.8,
+            schedule="linear",
+            decay_fraction=0.6,
+        ),
+    ),
+    # The 240-line demo that the course grew out of, without its dead rows.
+    "seed": Preset(
+        GPTConfig(
+            vocab_size=100277,
+            context_length=16,
+            d_model=64,
+            n_heads=4,
+            n_layers=8,
+            dropout=0.1,
+            positions="sinusoidal",
+            activation="relu",
+            qkv_bias=False,
+            head_bias=True,
+            tie_head=False,
+        ),
+        TrainConfig(
+            tokenizer="cl100k_base",
+            steps=5000,
+            batch_size=4,
+            lr=1e-3,
+            beta2=0.999,
+            weight_decay=0.01,
+            schedule="constant",
+            eval_interval=20,
+        ),
+    ),
+    "gpt2": _gpt2(n_layers=12, d_model=768, n_heads=12),
+    "gpt2-medium": _gpt2(n_layers=24, d_model=1024, n_heads=16),
+    "gpt2-large": _gpt2(n_layers=36, d_model=1280, n_heads=20),
+    "gpt2-xl": _gpt2(n_layers=48, d_model=1600, n_heads=25),
+}
+
+
+def from_dict(kind: type, values: dict[str, Any]) -> Any:
+    """A config of `kind` from what `dataclasses.asdict` gave.
+
+    Raises:
+        UserError: an unknown name stands in `values`, so another program wrote it.
+    """
+    unknown = set(values) - {field.name for field in fields(kind)}
+    check(not unknown, f"unknown {kind.__name__} settings: {', '.join(sorted(unknown))}")
+    return kind(**values)
+
+
+__all__ = ["GPTConfig", "TrainConfig", "Preset", "PRESETS", "from_dict", "asdict", "replace"]

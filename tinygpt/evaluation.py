@@ -1,0 +1,172 @@
+"""How good is it? Loss in three units, simple baselines, and what was memorised.
+
+Nats per token is what training minimises; bits per byte does not depend on the
+tokenizer, so different vocabularies can be compared. What it leaves out: tasks,
+benchmarks, human judgement.
+"""
+
+import lzma
+import math
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+def cross_entropy(
+    model: nn.Module, ids: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
+) -> Float[Tensor, ""]:
+    """Mean surprise of `model` at the tokens `targets`, in nats per token.
+
+    Targets of -100 do not count. Source: Shannon (1948), section 7.
+    """
+    logits = model(ids)  # [B, T, V]
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A loss on some text, in every unit."""
+
+    nats_per_token: float
+    tokens: int
+    bytes: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nats per token): as unsure as a fair choice among this many tokens."""
+        return math.exp(min(self.nats_per_token, 700.0))  # 700: the largest float
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits needed per byte of text (Gao et al., 2020, "The Pile", section 3.1)."""
+        return self.nats_per_token * self.tokens / math.log(2) / self.bytes
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, ...]],
+    byte_lengths: Int[Tensor, " V"],
+    loss_fn: Callable[..., Tensor] = cross_entropy,
+) -> Evaluation:
+    """The loss over all `batches` of (ids, targets, ...), each token counted once.
+
+    `byte_lengths` holds the bytes of each token. Dropout is off meanwhile.
+
+    Raises:
+        ValueError: there is no target in `batches`.
+    """
+    was_training, total, tokens, size = model.training, 0.0, 0, 0
+    model.eval()
+    for ids, targets, *rest in batches:
+        counted = targets[targets != -100]
+        total += loss_fn(model, ids, targets, *rest).item() * counted.numel()
+        tokens += counted.numel()
+        size += int(byte_lengths[counted.cpu()].sum())
+    model.train(was_training)
+    if not tokens:
+        raise ValueError("no token to evaluate")
+    return Evaluation(total / tokens, tokens, size)
+
+
+def unigram(
+    train: Int[Tensor, " N"], text: Int[Tensor, " M"], vocab_size: int
+) -> float:
+    """Nats per token when every token is guessed by its frequency in `train`.
+
+    Each count is raised by 1, so that no token is impossible (Laplace).
+    """
+    counts = torch.bincount(train, minlength=vocab_size).double() + 1
+    return -(counts / counts.sum()).log()[text].mean().item()
+
+
+def bigram(
+    train: Int[Tensor, " N"], text: Int[Tensor, " M"], vocab_size: int
+) -> float:
+    """Nats per token when each token is guessed from the one before it.
+
+    Counts of pairs are smoothed by the unigram guess with a weight that grows with
+    the number of different followers (Witten and Bell, 1991; Chen and Goodman, 1999,
+    section 2.6): p(b|a) = (count(ab) + followers(a) p(b)) / (count(a) + followers(a)).
+    The first token of `text`, which follows nothing, is left out.
+    """
+    counts = torch.bincount(train, minlength=vocab_size).double() + 1
+    alone = counts / counts.sum()  # [V]
+    pairs, n_pairs = (train[:-1] * vocab_size + train[1:]).unique(return_counts=True)
+    first = pairs // vocab_size
+    seen = torch.bincount(train[:-1], minlength=vocab_size).double()  # [V]
+    followers = torch.bincount(first, minlength=vocab_size).double()  # [V]
+    before, after = text[:-1], text[1:]
+    wanted = before * vocab_size + after
+    place = torch.searchsorted(pairs, wanted).clamp_max(len(pairs) - 1)
+    count = torch.where(pairs[place] == wanted, n_pairs[place], 0).double()
+    guess = (count + followers[before] * alone[after]) / (
+        seen[before] + followers[before]
+    ).clamp_min(1)
+    # A token never seen before another has no followers: only the unigram is left.
+    guess = torch.where(seen[before] > 0, guess, alone[after])
+    return -guess.log().mean().item()
+
+
+def baselines(
+    train: Int[Tensor, " N"],
+    val: Int[Tensor, " M"],
+    vocab_size: int,
+    decode_bytes: Callable[[list[int]], bytes],
+) -> dict[str, float]:
+    """Bits per byte of `val` for predictors that need no network.
+
+    uniform, unigram and bigram guess tokens; gzip and xz see the bytes of the training
+    text first and are charged for what the validation text adds to the file.
+    """
+    train_bytes, val_bytes = decode_bytes(train.tolist()), decode_bytes(val.tolist())
+    per_token = len(val) / math.log(2) / len(val_bytes)
+
+    def added(compress: Callable[[bytes], bytes]) -> float:
+        more = len(compress(train_bytes + val_bytes)) - len(compress(train_bytes))
+        return 8 * more / len(val_bytes)
+
+    return {
+        "uniform": math.log(vocab_size) * per_token,
+        "unigram": unigram(train, val, vocab_size) * per_token,
+        "bigram": bigram(train, val, vocab_size) * per_token,
+        "gzip": added(lambda data: zlib.compress(data, 9)),
+        "xz": added(lambda data: lzma.compress(data, preset=9)),
+    }
+
+
+def longest_copy(sample: str, text: str) -> str:
+    """The longest run of words of `sample` that stands word for word in `text`.
+
+    Words are what white space separates. Of several longest runs, the first; empty if
+    no word of `sample` occurs. A long run means that the model recites.
+
+    >>> longest_copy("he said listen until they finish", "Listen: listen until they go")
+    'listen until they'
+    """
+    words, source = sample.split(), text.split()
+
+    def first_run(length: int) -> list[str] | None:
+        """The first run of `length` words of the sample that the text has too."""
+        known = {
+            tuple(source[i : i + length]) for i in range(len(source) - length + 1)
+        }
+        for i in range(len(words) - length + 1):
+            if tuple(words[i : i + length]) in known:
+                return words[i : i + length]
+        return None
+
+    best: list[str] = []
+    low, high = 1, min(len(words), len(source))
+    while low <= high:  # if a run of n words is copied, so is one of n - 1
+        middle = (low + high) // 2
+        if run := first_run(middle):
+            best, low = run, middle + 1
+        else:
+            high = middle - 1
+    return " ".join(best)

@@ -1,0 +1,55 @@
+"""The key-value cache: what attention has computed before need not be done again.
+
+What it leaves out: what happens when the context is full; `generation` decides that.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class KVCache:
+    """Keys and values of all past tokens, one pair of tables per layer.
+
+    Room for `context_length` tokens is taken once; `length` counts the tokens held.
+    `extend` writes one layer's new keys and values behind them; `advance` moves on
+    when every layer has written.
+
+    Source: Pope et al. (2022), "Efficiently Scaling Transformer Inference", section 2.1.
+    """
+
+    def __init__(
+        self,
+        n_layers: int,
+        batch_size: int,
+        n_heads: int,
+        context_length: int,
+        head_dim: int,
+        like: Tensor,
+    ) -> None:
+        """`like` gives dtype and device of the tables."""
+        shape = (n_layers, 2, batch_size, n_heads, context_length, head_dim)
+        self.table = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self.context_length = context_length
+        self.length = 0
+
+    def extend(
+        self, layer: int, k: Float[Tensor, "B H T D"], v: Float[Tensor, "B H T D"]
+    ) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B H S D"]]:
+        """Store the T new keys and values of `layer`; all S = length + T come back.
+
+        Raises:
+            ValueError: they do not fit into the context.
+        """
+        end = self.length + k.size(2)
+        if end > self.context_length:
+            raise ValueError(
+                f"{end} tokens do not fit into a cache of {self.context_length}"
+            )
+        self.table[layer, 0, :, :, self.length : end] = k
+        self.table[layer, 1, :, :, self.length : end] = v
+        return self.table[layer, 0, :, :, :end], self.table[layer, 1, :, :, :end]
+
+    def advance(self, n_tokens: int) -> None:
+        """Count `n_tokens` more as held, after every layer has written them."""
+        self.length += n_tokens

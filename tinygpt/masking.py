@@ -1,0 +1,53 @@
+"""Masks: who may look at whom. True means "may look", as in PyTorch.
+
+What it leaves out: applying the mask, which `attention` does by writing -inf into the
+scores that must not be seen.
+"""
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+def causal_mask(n_queries: int, n_keys: int | None = None) -> Bool[Tensor, "T S"]:
+    """Every token sees itself and what came before it.
+
+    The queries are the last `n_queries` of the `n_keys` tokens (all of them if
+    `n_keys` is None), so query t sees keys 0..t + n_keys - n_queries.
+
+    Source: Vaswani et al. (2017), section 3.2.3.
+
+    >>> causal_mask(2, 3).int().tolist()
+    [[1, 1, 0], [1, 1, 1]]
+    """
+    n_keys = n_queries if n_keys is None else n_keys
+    allowed = torch.ones(n_queries, n_keys, dtype=torch.bool)
+    return allowed.tril(diagonal=n_keys - n_queries)
+
+
+def padding_mask(
+    lengths: Int[Tensor, " B"], context_length: int
+) -> Bool[Tensor, "B 1 1 {context_length}"]:
+    """Nobody sees the filling behind a text that is shorter than the batch.
+
+    `lengths` holds the number of real tokens of each text.
+
+    >>> padding_mask(torch.tensor([1, 3]), 3).int().flatten(1).tolist()
+    [[1, 0, 0], [1, 1, 1]]
+    """
+    real = torch.arange(context_length) < lengths.unsqueeze(1)  # [B, T]
+    return real[:, None, None, :]
+
+
+def document_mask(documents: Int[Tensor, "B T"]) -> Bool[Tensor, "B 1 T T"]:
+    """Causal, and a token sees only tokens of its own document.
+
+    `documents` numbers the text that each token belongs to, so that several short
+    texts can share one window without reading each other.
+
+    >>> document_mask(torch.tensor([[0, 0, 1]])).int()[0, 0].tolist()
+    [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    """
+    same = documents.unsqueeze(2) == documents.unsqueeze(1)  # [B, T, T]
+    causal = causal_mask(documents.size(1)).to(documents.device)
+    return (same & causal).unsqueeze(1)
