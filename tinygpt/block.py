@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from tinygpt.attention import MultiHeadAttention
 
 
-def layer_norm(
-    x: Float[Tensor, "*B C"], eps: float = 1e-5
-) -> Float[Tensor, "*B C"]:
+def layer_norm(x: Float[Tensor, "*B C"], eps: float = 1e-5) -> Float[Tensor, "*B C"]:
     """Shift and scale every token's vector to mean 0 and variance 1.
 
     Source: Ba et al. (2016), "Layer Normalization", equation 4, without gain and bias.
@@ -150,9 +148,7 @@ class TransformerBlock(nn.Module):
             qk_norm=qk_norm,
         )
         self.norm2 = NORMS[norm](d_model)
-        self.feed_forward = FeedForward(
-            d_model, d_ff, activation=activation, bias=bias
-        )
+        self.feed_forward = FeedForward(d_model, d_ff, activation=activation, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "B T C"], **attend) -> Float[Tensor, "B T C"]:

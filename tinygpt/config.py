@@ -23,7 +23,9 @@ def check_types(config: Any) -> None:
         value, kind = getattr(config, field.name), str(field.type)
         if value is None or isinstance(value, bool | str):
             continue
-        check(math.isfinite(value), f"{field.name} must be a finite number, not {value}")
+        check(
+            math.isfinite(value), f"{field.name} must be a finite number, not {value}"
+        )
         if "float" not in kind:
             check(
                 int(value) == value,
@@ -33,7 +35,9 @@ def check_types(config: Any) -> None:
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """`value` is one of `choices`."""
-    check(value in choices, f"{name} must be one of {', '.join(choices)}, not '{value}'")
+    check(
+        value in choices, f"{name} must be one of {', '.join(choices)}, not '{value}'"
+    )
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,9 @@ class GPTConfig:
         for name in ("vocab_size", "context_length", "d_model", "n_heads", "n_layers"):
             value = getattr(self, name)
             check(value >= 1, f"{name} must be at least 1, not {value}")
-        check(self.d_ff is None or self.d_ff >= 1, f"d_ff must be positive: {self.d_ff}")
+        check(
+            self.d_ff is None or self.d_ff >= 1, f"d_ff must be positive: {self.d_ff}"
+        )
         check(
             self.d_model % self.n_heads == 0,
             f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}: "
@@ -321,8 +327,18 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
         UserError: an unknown name stands in `values`, so another program wrote it.
     """
     unknown = set(values) - {field.name for field in fields(kind)}
-    check(not unknown, f"unknown {kind.__name__} settings: {', '.join(sorted(unknown))}")
+    check(
+        not unknown, f"unknown {kind.__name__} settings: {', '.join(sorted(unknown))}"
+    )
     return kind(**values)
 
 
-__all__ = ["GPTConfig", "TrainConfig", "Preset", "PRESETS", "from_dict", "asdict", "replace"]
+__all__ = [
+    "GPTConfig",
+    "TrainConfig",
+    "Preset",
+    "PRESETS",
+    "from_dict",
+    "asdict",
+    "replace",
+]

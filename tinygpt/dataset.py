@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob, has_magic
+from os.path import expanduser
 from pathlib import Path
 
 import numpy as np
@@ -83,17 +84,12 @@ CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in _ALL}
 
 
 def shipped(filename: str) -> Path:
-    """Path of a file that comes with the course: beside the package, or inside it.
-
-    Raises `UserError` when neither folder has it (an incomplete clone).
-    """
+    """Path of a file of the course, beside the package or in it, else `UserError`."""
     here = Path(__file__).resolve().parent
     for folder in (here.parent / "data", here / "_data"):
         if (folder / filename).is_file():
             return folder / filename
-    raise UserError(
-        f"data/{filename} is missing from this copy of TinyGPT; clone it again."
-    )
+    raise UserError(f"data/{filename} is missing from this copy: clone it again.")
 
 
 def fetch(corpus: Corpus, timeout: float = 20.0, retries: int = 2) -> Path:
@@ -103,10 +99,8 @@ def fetch(corpus: Corpus, timeout: float = 20.0, retries: int = 2) -> Path:
     variable TINYGPT_CACHE names. A file that lies there already, put by hand or by an
     earlier run, is used if its sha256 is right and replaced otherwise. pooch writes to
     a temporary file, verifies it and renames it, so that nothing half-written stays;
-    between attempts it waits one second longer each time.
-
-    `timeout` is the longest silence of the server in seconds. Raises `UserError` when
-    the file cannot be had, with the reason and two ways out.
+    it waits 1 s before the first retry, 2 s before the second. `timeout` is the longest
+    silence of the server in seconds. Raises `UserError` with the reason and what to do.
     """
     assert corpus.url is not None, f"{corpus.name} ships with the course"
     url, size = corpus.url, corpus.bytes
@@ -134,25 +128,18 @@ def fetch(corpus: Corpus, timeout: float = 20.0, retries: int = 2) -> Path:
     path = cache.abspath / corpus.filename
     try:
         return Path(cache.fetch(corpus.filename, downloader=download))
-    except requests.RequestException as error:
-        reason = _why(error, timeout)
-    except ValueError:  # pooch's word for a wrong checksum
-        reason = f"what arrived is not {size:,} bytes with sha256 {corpus.sha256}"
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = _why(error, corpus, timeout)
+        if path.exists():
+            reason += "; the file that is there has another sha256"
         raise UserError(
-            f"{path} cannot be written or read ({error.strerror or error}): set "
-            "TINYGPT_CACHE to another folder, or use --dataset handbook, which needs "
+            f"{corpus.name} could not be downloaded from {url} ({reason}): try again, "
+            f"put the file by hand at {path}, or use --dataset handbook, which needs "
             "no network."
         ) from error
-    if path.exists():
-        reason += ", and the file that is there has another sha256"
-    raise UserError(
-        f"{corpus.name} could not be downloaded from {url} ({reason}): try again, put "
-        f"the file by hand at {path}, or use --dataset handbook, which needs no network."
-    )
 
 
-def _why(error: requests.RequestException, timeout: float) -> str:
+def _why(error: OSError | ValueError, corpus: Corpus, timeout: float) -> str:
     """The reason of a failed download in a learner's words."""
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the server answered {error.response.status_code}"
@@ -161,7 +148,11 @@ def _why(error: requests.RequestException, timeout: float) -> str:
         return f"the server was silent for {timeout:g} s"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection broke off half-way"
-    return "there is no connection to the server"
+    if isinstance(error, requests.RequestException):
+        return f"no connection to the server, {type(error).__name__}"
+    if isinstance(error, ValueError):  # pooch's word for a wrong checksum
+        return f"what came is not {corpus.bytes:,} bytes with sha256 {corpus.sha256}"
+    return f"{error}; TINYGPT_CACHE names another folder"
 
 
 def load_text(name_or_path: str) -> str:
@@ -174,18 +165,14 @@ def load_text(name_or_path: str) -> str:
 
     Raises `UserError` for an unknown name, a missing, unreadable, empty or binary file.
     """
-    corpus = CORPORA.get(name_or_path)
     try:
-        if corpus is not None:
+        if corpus := CORPORA.get(name_or_path):
             paths = [fetch(corpus) if corpus.url else shipped(corpus.filename)]
         else:
             paths = _find(name_or_path)
         text = "\n".join(_read(path) for path in paths)
     except OSError as error:
-        raise UserError(
-            f"{name_or_path} cannot be read ({error.strerror}): check the path and "
-            "its permissions."
-        ) from error
+        raise UserError(f"Cannot read the text ({error}): check its path.") from error
     if not text.strip():
         raise UserError(f"{name_or_path} is empty: give a file with text in it.")
     return text
@@ -193,16 +180,16 @@ def load_text(name_or_path: str) -> str:
 
 def _find(name: str) -> list[Path]:
     """The files behind a path, a folder or a glob, sorted."""
-    path = Path(name).expanduser()
+    path = Path(expanduser(name))
     if path.is_file():
         return [path]
-    if path.is_dir():
+    if name and path.is_dir():
         found = [p for p in path.rglob("*") if p.suffix.lower() in TEXT_SUFFIXES]
     elif has_magic(name):
         found = [Path(p) for p in glob(str(path), recursive=True)]
     else:
         raise UserError(
-            f"There is no corpus, file or folder named {name!r}: the corpora are "
+            f"There is no corpus, file or folder named {name!r}: give a path or one of "
             f"{', '.join(CORPORA)}."
         )
     files = sorted(p for p in found if p.is_file())
@@ -259,10 +246,8 @@ def split_tokens(
     Raises `UserError` when a part is shorter than one window, context_length + 1 ids.
     """
     if not 0 < train_fraction < 1:
-        raise UserError(
-            f"train_fraction must lie between 0 and 1, not {train_fraction}."
-        )
-    tokens = torch.as_tensor(ids, dtype=torch.int64)
+        raise UserError(f"train_fraction is {train_fraction}: give one in (0, 1).")
+    tokens = torch.from_numpy(np.asarray(ids).astype(np.int64))
     cut = int(train_fraction * len(tokens))
     train, val = tokens[:cut], tokens[cut:]
     shorter = min(len(train), len(val))
@@ -323,13 +308,11 @@ class Batches:
         first = (step * world_size + rank) * self.batch_size
         series = np.arange(first, first + self.batch_size)
         epochs, position = np.divmod(series, self.n_windows)
-        starts = np.concatenate(  # mostly one epoch, two where a batch straddles them
-            [
-                self._epoch_starts(int(e))[position[epochs == e]]
-                for e in np.unique(epochs)
-            ]
-        )
-        index = starts[:, None] + np.arange(self.context_length + 1)  # (B, T + 1)
+        starts = [  # of one epoch, rarely of two or more
+            self._epoch_starts(epoch)[position[epochs == epoch]]
+            for epoch in np.unique(epochs).tolist()
+        ]
+        index = np.concatenate(starts)[:, None] + np.arange(self.context_length + 1)
         windows = torch.from_numpy(self.tokens[index].astype(np.int64, copy=False))
         return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 

@@ -85,9 +85,7 @@ def unigram(
     return -(counts / counts.sum()).log()[text].mean().item()
 
 
-def bigram(
-    train: Int[Tensor, " N"], text: Int[Tensor, " M"], vocab_size: int
-) -> float:
+def bigram(train: Int[Tensor, " N"], text: Int[Tensor, " M"], vocab_size: int) -> float:
     """Nats per token when each token is guessed from the one before it.
 
     Counts of pairs are smoothed by the unigram guess with a weight that grows with
@@ -153,9 +151,7 @@ def longest_copy(sample: str, text: str) -> str:
 
     def first_run(length: int) -> list[str] | None:
         """The first run of `length` words of the sample that the text has too."""
-        known = {
-            tuple(source[i : i + length]) for i in range(len(source) - length + 1)
-        }
+        known = {tuple(source[i : i + length]) for i in range(len(source) - length + 1)}
         for i in range(len(words) - length + 1):
             if tuple(words[i : i + length]) in known:
                 return words[i : i + length]

@@ -167,9 +167,7 @@ class GPT(nn.Module):
         x = self.embed(ids, positions)
         for layer, block in enumerate(self.blocks):
             extend = cache and partial(cache.extend, layer)
-            x = block(
-                x, mask=mask, is_causal=is_causal, rotate=rotate, extend=extend
-            )
+            x = block(x, mask=mask, is_causal=is_causal, rotate=rotate, extend=extend)
         if cache:
             cache.advance(n_new)
         return self.logits(x)

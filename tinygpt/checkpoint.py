@@ -1,0 +1,258 @@
+"""A run on disk: save, load, resume.
+
+A run folder holds
+    run.json             model, training settings, written once at the start
+    tokenizer.tiktoken   the vocabulary (with a .json beside it where needed)
+    best.safetensors     the weights with the lowest validation loss so far
+    last.safetensors     weights, optimizer and counters, to resume from
+    log.jsonl            one line per look at the losses
+    model-ckpt.pt        at the end: the best weights as a plain state dict
+Every file is written beside its place and then moved there, so a file is either whole
+or absent. Reading never runs code from a file. What it leaves out: what the tensors
+mean; model and trainer know.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tinygpt.config import GPTConfig, TrainConfig, from_dict
+from tinygpt.errors import UserError
+from tinygpt.gpt import GPT
+from tinygpt.tokenizer import Tokenizer
+
+FORMAT = "tinygpt run 1"
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write` with a path beside `path`, then move what it wrote into place."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write `tensors` and `facts` (JSON, in the header) as one safetensors file."""
+    whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    header = {"format": "pt", "facts": json.dumps(facts)}
+    write_atomically(path, lambda part: save_file(whole, part, header))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `save_tensors` wrote.
+
+    Raises:
+        UserError: the file is missing, truncated or not a safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, facts
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}") from error
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{path} is not a whole safetensors file ({error}): "
+            "it may be cut off or come from another program"
+        ) from error
+
+
+def load_state_dict(path: Path) -> dict[str, Tensor]:
+    """A plain state dict such as model-ckpt.pt, without running code from the file.
+
+    Raises:
+        UserError: the file is missing, truncated or holds something else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}") from error
+    except (RuntimeError, UnpicklingError, EOFError, OSError) as error:
+        raise UserError(
+            f"{path} is not a state dict that can be read safely: "
+            "it may be cut off or come from another program"
+        ) from error
+    if not isinstance(state, dict) or not all(
+        torch.is_tensor(t) for t in state.values()
+    ):
+        raise UserError(f"{path} holds no state dict: names with tensors were expected")
+    return state
+
+
+@torch.no_grad()
+def fill(model: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Copy `tensors` into the model's parameters by name.
+
+    A tied weight may stand under either or both of its names.
+
+    Raises:
+        UserError: a tensor is missing, left over or of another shape.
+    """
+    own = dict(model.named_parameters(remove_duplicate=False))
+    held = {id(own[name]) for name in tensors if name in own}
+    missing = [name for name, p in own.items() if id(p) not in held]
+    extra = [name for name in tensors if name not in own]
+    if missing or extra:
+        word, names = ("lacks", missing) if missing else ("has the unknown", extra)
+        raise UserError(
+            f"{source} {word} tensor {names[0]} ({len(names)} in all): "
+            "it belongs to a model of another shape"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise UserError(
+                f"{source} holds {name} as {list(tensor.shape)}, "
+                f"but the model wants {list(own[name].shape)}"
+            )
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)
+
+
+class RunFolder:
+    """One run's folder; makes nothing until `start`.
+
+    Raises:
+        UserError: from every method, with a sentence, if a file cannot be used.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return (self.path / "run.json").is_file()
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether there is a state to resume from."""
+        return (self.path / "last.safetensors").is_file()
+
+    def start(self, model: GPTConfig, train: TrainConfig, tokenizer: Tokenizer) -> None:
+        """Make the folder and write what will not change; an old run is cleared."""
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            for old in (
+                "run.json",
+                "last.safetensors",
+                "best.safetensors",
+                "log.jsonl",
+            ):
+                (self.path / old).unlink(missing_ok=True)
+            (self.path / "model-ckpt.pt").unlink(missing_ok=True)
+            tokenizer.save(self.path / "tokenizer.tiktoken")
+            settings = {
+                "format": FORMAT,
+                "tokenizer": tokenizer.name,
+                "model": asdict(model),
+                "train": asdict(train),
+            }
+            text = json.dumps(settings, indent=2) + "\n"
+            write_atomically(
+                self.path / "run.json", lambda p: p.write_text(text, encoding="utf-8")
+            )
+
+    def configs(self) -> tuple[GPTConfig, TrainConfig]:
+        """The settings that the run was started with."""
+        path = self.path / "run.json"
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            if settings["format"] != FORMAT:
+                raise UserError(
+                    f"{path} has the format '{settings['format']}', not ours"
+                )
+            model = from_dict(GPTConfig, settings["model"])
+            return model, from_dict(TrainConfig, settings["train"])
+        except OSError as error:
+            raise UserError(f"{self.path} is not a run folder: no run.json") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is not a run's description: {error}") from error
+
+    def tokenizer(self) -> Tokenizer:
+        """The vocabulary that the run was trained with."""
+        return Tokenizer.load(self.path / "tokenizer.tiktoken")
+
+    def save_last(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Write the state to resume from."""
+        with self._writing():
+            save_tensors(self.path / "last.safetensors", tensors, facts)
+
+    def load_last(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The state to resume from."""
+        return load_tensors(self.path / "last.safetensors")
+
+    def save_best(self, model: torch.nn.Module, facts: dict[str, Any]) -> None:
+        """Write the weights that did best so far."""
+        with self._writing():
+            tensors = dict(model.named_parameters())
+            save_tensors(self.path / "best.safetensors", tensors, facts)
+
+    def load_model(self) -> tuple[GPT, Tokenizer, dict[str, Any]]:
+        """The best model so far, its tokenizer, and what was noted with it."""
+        config, _ = self.configs()
+        path = self.path / "best.safetensors"
+        tensors, facts = load_tensors(path)
+        model = GPT(config)
+        fill(model, tensors, str(path))
+        return model.eval(), self.tokenizer(), facts
+
+    def finish(self) -> Path:
+        """Write the best weights as the plain state dict model-ckpt.pt."""
+        model, _, _ = self.load_model()
+        path = self.path / "model-ckpt.pt"
+        with self._writing():
+            write_atomically(path, lambda part: torch.save(model.state_dict(), part))
+        return path
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Add one line to the log; lines of steps done again are replaced."""
+        path = self.path / "log.jsonl"
+        lines = [r for r in self.read_log() if r["step"] < record["step"]] + [record]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        with self._writing():
+            write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """All looks so far, one dictionary each."""
+        path = self.path / "log.jsonl"
+        if not path.exists():
+            return []
+        text = path.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"cannot write to {self.path} ({error}): choose another folder with "
+                "--out, or make room"
+            ) from error
+
+
+def load_run(path: str | Path) -> tuple[GPT, Tokenizer, dict[str, Any]]:
+    """The best model of a run folder and its tokenizer.
+
+    Raises:
+        UserError: there is no run, or one of its files cannot be used.
+    """
+    folder = RunFolder(path)
+    if not folder.exists:
+        raise UserError(f"there is no run in {path}: train one with `tinygpt train`")
+    return folder.load_model()
