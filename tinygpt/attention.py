@@ -29,7 +29,12 @@ def attention_weights(
     lets query t see keys 0..t, as in PyTorch.
 
     Source: Vaswani et al. (2017), section 3.2.1, equation 1.
+
+    Raises:
+        ValueError: both `mask` and `is_causal` are given.
     """
+    if is_causal and mask is not None:
+        raise ValueError("give either mask or is_causal, not both")
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # [..., T, S]
     if is_causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()

@@ -5,6 +5,9 @@ switch by switch. `layer_norm` and `rms_norm` are the plain twins of PyTorch's k
 which the modules use. What it leaves out: mixtures of experts, cross-attention.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -68,7 +71,7 @@ def squared_relu(x: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
     return F.relu(x).square()
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": lambda x: F.gelu(x, approximate="tanh"),  # GPT-2's form
     "relu2": squared_relu,
@@ -151,7 +154,9 @@ class TransformerBlock(nn.Module):
         self.feed_forward = FeedForward(d_model, d_ff, activation=activation, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Float[Tensor, "B T C"], **attend) -> Float[Tensor, "B T C"]:
+    def forward(
+        self, x: Float[Tensor, "B T C"], **attend: Any
+    ) -> Float[Tensor, "B T C"]:
         """`attend` (mask, is_causal, rotate, extend) goes to the attention."""
         if self.pre:
             x = x + self.dropout(self.attention(self.norm1(x), **attend))

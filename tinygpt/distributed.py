@@ -22,7 +22,7 @@ def calm_threads() -> None:
 
 @dataclass(frozen=True)
 class World:
-    """This process among its fellows: `rank` of `size`, `local_rank` on its machine."""
+    """A process among its fellows: `rank` of `size`, `local_rank` on its machine."""
 
     rank: int = 0
     size: int = 1
@@ -36,8 +36,8 @@ class World:
     @classmethod
     def from_environment(cls) -> "World":
         """As torchrun set it; one process alone if it did not."""
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-        return cls(*(int(os.environ.get(n, d)) for n, d in zip(names, "010")))
+        defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+        return cls(*(int(os.environ.get(n, d)) for n, d in defaults.items()))
 
     def start(self, device_type: str) -> None:
         """Meet the others: nccl on cuda, gloo elsewhere. Nothing to do alone."""

@@ -65,6 +65,8 @@ def evaluate(
     model.eval()
     for ids, targets, *rest in batches:
         counted = targets[targets != -100]
+        if not counted.numel():
+            continue  # a mean over nothing is nan
         total += loss_fn(model, ids, targets, *rest).item() * counted.numel()
         tokens += counted.numel()
         size += int(byte_lengths[counted.cpu()].sum())

@@ -6,11 +6,32 @@ as they come. What it leaves out: beam search, and everything that knows files.
 
 import codecs
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
+
+from tinygpt.kv_cache import KVCache
+
+
+class LanguageModel(Protocol):
+    """What `generate` needs of a model: what `GPT` has."""
+
+    training: bool
+
+    @property
+    def config(self) -> Any:
+        """Knows the `context_length`."""
+
+    def new_cache(self, batch_size: int) -> KVCache:
+        """An empty cache."""
+
+    def __call__(self, ids: Tensor, cache: KVCache | None) -> Tensor:
+        """Logits [B, T, V] of ids [B, T]."""
+
+    def train(self, mode: bool) -> Any:
+        """Dropout on or off."""
 
 
 class Decoder(Protocol):
@@ -37,13 +58,13 @@ def next_token_probabilities(
     section 3.1 (top-p).
 
     Raises:
-        ValueError: temperature < 0, top_k < 1 or top_p outside (0, 1].
+        ValueError: temperature < 0 or nan, top_k < 1 or top_p outside (0, 1].
 
     >>> next_token_probabilities(torch.tensor([[2.0, 2.0, 1.0]]), top_k=2).tolist()
     [[0.5, 0.5, 0.0]]
     """
-    if temperature < 0:
-        raise ValueError(f"temperature must not be negative: {temperature}")
+    if not temperature >= 0:  # nan is refused too
+        raise ValueError(f"temperature must be at least 0, not {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
@@ -56,7 +77,7 @@ def next_token_probabilities(
     if top_k is not None:
         ranked[:, top_k:] = -torch.inf
     probabilities = ranked.softmax(dim=-1)
-    if top_p is not None:
+    if top_p is not None and top_p < 1:  # at 1, rounding must not drop the tail
         before = probabilities.cumsum(dim=-1) - probabilities
         probabilities = probabilities.where(before < top_p, 0.0)
         probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
@@ -94,7 +115,7 @@ def window_start(n_tokens: int, context_length: int) -> int:
 
 @torch.no_grad()
 def generate(
-    model: nn.Module,
+    model: LanguageModel,
     ids: Int[Tensor, "B T"],
     max_new_tokens: int,
     *,
@@ -107,7 +128,7 @@ def generate(
 ) -> Iterator[Int[Tensor, " B"]]:
     """Go on writing after `ids`; every step yields the next token of each row.
 
-    The model is a `GPT`. Past its context length it sees what `window_start` says,
+    Past its context length the model sees what `window_start` says,
     with the cache and without it, so both give the same tokens. Dropout is off while
     a token is computed and back as it was afterwards. A batch stops when every row
     has met `stop_token` (which is yielded too); rows that are done go on yielding it.
@@ -134,7 +155,7 @@ def generate(
         start = moved
         fresh = ids[:, start + (cache.length if cache else 0) :]
         was_training = model.training
-        model.eval()
+        model.train(False)
         logits = model(fresh, cache)[:, -1]
         model.train(was_training)
         token = sample_next_token(logits, temperature, top_k, top_p, generator)

@@ -15,7 +15,8 @@ class KVCache:
     `extend` writes one layer's new keys and values behind them; `advance` moves on
     when every layer has written.
 
-    Source: Pope et al. (2022), "Efficiently Scaling Transformer Inference", section 2.1.
+    Source: Pope et al. (2022), "Efficiently Scaling Transformer Inference",
+    section 2.1.
     """
 
     def __init__(

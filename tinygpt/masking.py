@@ -35,7 +35,8 @@ def padding_mask(
     >>> padding_mask(torch.tensor([1, 3]), 3).int().flatten(1).tolist()
     [[1, 0, 0], [1, 1, 1]]
     """
-    real = torch.arange(context_length) < lengths.unsqueeze(1)  # [B, T]
+    places = torch.arange(context_length, device=lengths.device)
+    real = places < lengths.unsqueeze(1)  # [B, T]
     return real[:, None, None, :]
 
 

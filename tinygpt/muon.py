@@ -77,12 +77,14 @@ class Muon(torch.optim.Muon):
                 momentum.lerp_(weight.grad, 1 - group["momentum"])
                 nesterov = weight.grad.lerp(momentum, group["momentum"])
                 n = self.pieces.get(weight, 1)
-                for piece, direction in zip(weight.chunk(n), nesterov.chunk(n)):
+                for piece, direction in zip(
+                    weight.chunk(n), nesterov.chunk(n), strict=True
+                ):
                     same_shape[piece.shape].append((piece, direction))
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
             for (rows, columns), pairs in same_shape.items():
                 stacked = torch.stack([direction for _, direction in pairs])
                 steps = orthogonalize(stacked.to(self.precision), group["ns_steps"])
                 lr = group["lr"] * math.sqrt(max(1.0, rows / columns))
-                for (piece, _), update in zip(pairs, steps):
+                for (piece, _), update in zip(pairs, steps, strict=True):
                     piece.add_(update, alpha=-lr)
