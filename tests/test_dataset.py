@@ -41,7 +41,7 @@ CHATS = (
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers each request with the next entry of `server.replies`, the last for ever."""
+    """Gives each request the next of `server.replies`, the last one for ever."""
 
     server: "Server"
 
@@ -167,7 +167,8 @@ def assert_says_what_to_do(sentence: str, url: str, cache: Path, reason: str) ->
     assert str(cache / "tiny_test.txt") in sentence
     assert "--dataset handbook, which needs no network" in sentence
     assert reason in sentence
-    assert "\n" not in sentence and sentence.endswith(".")
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
 
 
 def test_fetch_downloads_verifies_and_shows_progress(server, cache, capsys) -> None:
@@ -177,7 +178,8 @@ def test_fetch_downloads_verifies_and_shows_progress(server, cache, capsys) -> N
     assert path.read_bytes() == BODY
     assert listing(cache) == ["tiny_test.txt"]
     progress = capsys.readouterr().err
-    assert "tiny-test: 100%" in progress and "31.5k/31.5k" in progress
+    assert "tiny-test: 100%" in progress
+    assert "31.5k/31.5k" in progress
 
 
 def test_fetch_asks_the_server_once(server, cache) -> None:
@@ -210,7 +212,8 @@ def test_failed_download_says_why_and_leaves_nothing(
         fetch(corpus_at(server.url), timeout=0.2, retries=1)
     assert_says_what_to_do(str(failure.value), server.url, cache, reason)
     assert listing(cache) == []
-    assert server.requests == 2 and waits == [1]
+    assert server.requests == 2
+    assert waits == [1]
     assert not server.flooded, "too long an answer is not read to its end"
 
 
@@ -231,7 +234,8 @@ def test_retry_succeeds(server, cache, waits, trouble: Reply) -> None:
     server.replies = [trouble, trouble, fine]
     assert fetch(corpus_at(server.url), timeout=0.2).read_bytes() == BODY
     assert listing(cache) == ["tiny_test.txt"]
-    assert server.requests == 3 and waits == [1, 2]
+    assert server.requests == 3
+    assert waits == [1, 2]
 
 
 def test_interrupted_download_leaves_nothing(server, cache, monkeypatch) -> None:
@@ -316,7 +320,7 @@ def test_corpora_agree_with_the_reference(shared_dir: Path) -> None:
 
 
 def test_missing_shipped_file_is_named() -> None:
-    with pytest.raises(UserError, match="data/nothing.txt is missing"):
+    with pytest.raises(UserError, match=r"data/nothing\.txt is missing"):
         shipped("nothing.txt")
 
 
@@ -456,7 +460,7 @@ def test_split_refuses_a_short_text_with_the_numbers() -> None:
         "part needs context_length + 1 = 7; give a longer text or a shorter "
         "context_length (at most 5)."
     )
-    with pytest.raises(UserError, match="of its 3 tokens 2 train .* context_length.$"):
+    with pytest.raises(UserError, match=r"of its 3 tokens 2 .* context_length\.$"):
         split_tokens([1, 2, 3], context_length=6)
 
 
@@ -500,7 +504,8 @@ def test_epochs_differ_in_order_and_offset() -> None:
     epochs = [starts[e * n : (e + 1) * n] for e in range(6)]
     assert len({min(epoch) for epoch in epochs}) > 1, "another offset"
     orders = {tuple((s - min(epoch)) // 7 for s in epoch) for epoch in epochs}
-    assert len(orders) == 6 and tuple(range(n)) not in orders, "another permutation"
+    assert len(orders) == 6, "another permutation"
+    assert tuple(range(n)) not in orders
 
 
 def test_targets_are_the_next_ids() -> None:
@@ -508,7 +513,8 @@ def test_targets_are_the_next_ids() -> None:
     x, y = Batches(tokens, context_length=7, batch_size=3, seed=0).at(5)
     assert x.shape == y.shape == (3, 7)
     assert x.dtype == y.dtype == torch.int64
-    assert x.is_contiguous() and y.is_contiguous()
+    assert x.is_contiguous()
+    assert y.is_contiguous()
     text = tokens.tolist()
     for row, target in zip(x.tolist(), y.tolist(), strict=True):
         assert row[1:] == target[:-1]
@@ -543,7 +549,7 @@ def test_ranks_together_see_the_batch_of_one(world_size: int) -> None:
 
 
 def test_batch_larger_than_the_epoch() -> None:
-    """17 ids in windows of 4: 3 windows an epoch, so a batch of 8 spans three epochs."""
+    """17 ids in windows of 4: 3 windows an epoch, so a batch of 8 spans three."""
     batches = Batches(torch.arange(17), context_length=4, batch_size=8, seed=1)
     assert batches.n_windows == 3
     starts = torch.cat([batches.at(step)[0][:, 0] for step in range(3)])
@@ -558,11 +564,13 @@ def test_memory_mapped_ids_give_the_same_batches(tmp_path: Path, dtype: str) -> 
     mapped = np.memmap(tmp_path / "ids.bin", dtype=dtype, mode="r")
     x, y = Batches(mapped, context_length=7, batch_size=3, seed=5).at(4)
     expected = Batches(ids, context_length=7, batch_size=3, seed=5).at(4)
-    assert torch.equal(x, expected[0]) and torch.equal(y, expected[1])
+    assert torch.equal(x, expected[0])
+    assert torch.equal(y, expected[1])
     for got, want in zip(
         whole_split(mapped, 7, 3), whole_split(ids, 7, 3), strict=True
     ):
-        assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
+        assert torch.equal(got[0], want[0])
+        assert torch.equal(got[1], want[1])
     assert torch.equal(split_tokens(mapped, 5)[0], split_tokens(ids, 5)[0])
 
 

@@ -156,12 +156,12 @@ def _why(error: OSError | ValueError, corpus: Corpus, timeout: float) -> str:
 
 
 def load_text(name_or_path: str) -> str:
-    """The text of a corpus by name, of a file, of a folder, or of a glob of files.
+    r"""The text of a corpus by name, of a file, of a folder, or of a glob of files.
 
     A folder gives all its .txt, .md and .jsonl files, also those in folders below,
     sorted by path; several files are joined by a newline. A .jsonl file of chat
     `messages` becomes plain text, a message per line, a blank line between chats:
-    "User: Can I pay later?\\nAssistant: Yes, within 30 days.\\n".
+    "User: Can I pay later?\nAssistant: Yes, within 30 days.\n".
 
     Raises `UserError` for an unknown name, a missing, unreadable, empty or binary file.
     """
@@ -180,13 +180,14 @@ def load_text(name_or_path: str) -> str:
 
 def _find(name: str) -> list[Path]:
     """The files behind a path, a folder or a glob, sorted."""
-    path = Path(expanduser(name))
+    # Unlike pathlib's own, expanduser and glob take whatever a reader may type.
+    path = Path(expanduser(name))  # noqa: PTH111
     if path.is_file():
         return [path]
     if name and path.is_dir():
         found = [p for p in path.rglob("*") if p.suffix.lower() in TEXT_SUFFIXES]
     elif has_magic(name):
-        found = [Path(p) for p in glob(str(path), recursive=True)]
+        found = [Path(p) for p in glob(str(path), recursive=True)]  # noqa: PTH207
     else:
         raise UserError(
             f"There is no corpus, file or folder named {name!r}: give a path or one of "
@@ -224,8 +225,8 @@ def _chat_text(jsonl: str, path: Path) -> str:
             continue
         try:
             chat = [
-                f"{message['role'].capitalize()}: {' '.join(message['content'].split())}"
-                for message in json.loads(line)["messages"]
+                f"{said['role'].capitalize()}: {' '.join(said['content'].split())}"
+                for said in json.loads(line)["messages"]
             ]
             "".join(chat).encode("utf-8")  # an escaped lone surrogate is not text
         except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -253,8 +254,8 @@ def split_tokens(
     shorter = min(len(train), len(val))
     if shorter < context_length + 1:
         raise UserError(
-            f"The text is too short: of its {len(tokens)} tokens {len(train)} train and "
-            f"{len(val)} validate, but each part needs context_length + 1 = "
+            f"The text is too short: of its {len(tokens)} tokens {len(train)} train "
+            f"and {len(val)} validate, but each part needs context_length + 1 = "
             f"{context_length + 1}; give a longer text or a shorter context_length"
             + (f" (at most {shorter - 1})." if shorter > 1 else ".")
         )
@@ -284,8 +285,8 @@ class Batches:
             )
         if len(tokens) < context_length + 1:
             raise UserError(
-                f"{len(tokens)} tokens are too few for one window of context_length + 1 "
-                f"= {context_length + 1}: give a longer text or a shorter context_length."
+                f"{len(tokens)} tokens are too few for one window of context_length + "
+                f"1 = {context_length + 1}: give more text or a shorter context_length."
             )
         self.tokens = np.asarray(tokens)  # shares the memory, a mapped file's too
         self.context_length = context_length
