@@ -7,12 +7,11 @@ section 2.2): the text is split into words, each word starts as its UTF-8 bytes,
 the most frequent pair of neighbours becomes one new token, again and again. No text
 is ever unknown, since every byte is a token.
 
-What it leaves out: text normalisation, dropout of merges, training on a text that
-does not fit in memory, parallelism. `Tokenizer.to_tiktoken` is the fast twin in Rust.
+What it leaves out: text normalisation, special tokens in a training text, texts that
+do not fit in memory. `Tokenizer.to_tiktoken` is the fast twin in Rust.
 """
 
 import base64
-import binascii
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
+from itertools import pairwise
 from pathlib import Path
 
 import regex
@@ -41,18 +41,15 @@ DEFAULT_TOKENIZER = "handbook-4k"
 
 # OpenAI's vocabularies, and the files that tiktoken downloads for each.
 _BLOB = "https://openaipublic.blob.core.windows.net/"
+_GPT2 = f"{_BLOB}gpt-2/encodings/main/"
 OPENAI_FILES = {
-    "gpt2": (
-        _BLOB + "gpt-2/encodings/main/vocab.bpe",
-        _BLOB + "gpt-2/encodings/main/encoder.json",
-    ),
-    "cl100k_base": (_BLOB + "encodings/cl100k_base.tiktoken",),
-    "o200k_base": (_BLOB + "encodings/o200k_base.tiktoken",),
+    "gpt2": (f"{_GPT2}vocab.bpe", f"{_GPT2}encoder.json"),
+    "cl100k_base": (f"{_BLOB}encodings/cl100k_base.tiktoken",),
+    "o200k_base": (f"{_BLOB}encodings/o200k_base.tiktoken",),
 }
 TOKENIZER_NAMES = (DEFAULT_TOKENIZER, *OPENAI_FILES)
 
 _CACHED_WORDS = 1 << 18  # English repeats its words; random text must not fill memory
-_UNUSED = "\N{REPLACEMENT CHARACTER}".encode()
 
 Pair = tuple[int, int]
 Word = tuple[int, ...]
@@ -61,14 +58,14 @@ Word = tuple[int, ...]
 # --- Training ---------------------------------------------------------------------
 
 
-def count_words(text: str, pattern: str = GPT2_PATTERN) -> dict[Word, int]:
-    """Each different word of the text as its bytes, and how often it occurs.
+def count_words(text: str, pattern: str = GPT2_PATTERN) -> Counter[Word]:
+    """How often each word of the text occurs, the word as its bytes.
 
-    >>> count_words("hi hi")
-    {(104, 105): 1, (32, 104, 105): 1}
+    >>> count_words("hi hi hi")
+    Counter({(32, 104, 105): 2, (104, 105): 1})
     """
     words = Counter(_compile(pattern).findall(_valid(text)))
-    return {tuple(word.encode("utf-8")): n for word, n in words.items()}
+    return Counter({tuple(word.encode("utf-8")): n for word, n in words.items()})
 
 
 def merge_pair(word: Word, pair: Pair, new_id: int) -> Word:
@@ -77,15 +74,11 @@ def merge_pair(word: Word, pair: Pair, new_id: int) -> Word:
     >>> merge_pair((97, 97, 97, 98), (97, 97), 256)
     (256, 97, 98)
     """
-    merged: list[int] = []
-    i = 0
+    merged, i = [], 0
     while i < len(word):
-        if word[i : i + 2] == pair:
-            merged.append(new_id)
-            i += 2
-        else:
-            merged.append(word[i])
-            i += 1
+        found = word[i : i + 2] == pair
+        merged.append(new_id if found else word[i])
+        i += 2 if found else 1
     return tuple(merged)
 
 
@@ -95,20 +88,20 @@ def naive_train_bpe(
     pattern: str = GPT2_PATTERN,
     special_tokens: Sequence[str] = (END_OF_TEXT,),
 ) -> "Tokenizer":
-    """What `train_bpe` does, in the plainest words: count all pairs before each merge."""
+    """`train_bpe` in the plainest words: count all pairs anew before each merge."""
     words = count_words(text, pattern)
-    vocab = _start(vocab_size, special_tokens)
-    while len(vocab) < vocab_size - len(special_tokens):
+    vocab = [bytes([b]) for b in range(256)]
+    while len(vocab) + len(special_tokens) < vocab_size:
         counts: Counter[Pair] = Counter()
         for word, n in words.items():
-            for pair in zip(word, word[1:], strict=False):
+            for pair in pairwise(word):
                 counts[pair] += n
         if not counts:
-            raise _out_of_pairs(vocab, vocab_size, special_tokens)
-        best = min(counts, key=lambda pair: (-counts[pair], pair))
-        words = {merge_pair(w, best, len(vocab)): n for w, n in words.items()}
-        vocab.append(vocab[best[0]] + vocab[best[1]])
-    return _trained(vocab, pattern, special_tokens)
+            break
+        a, b = min(counts, key=lambda pair: (-counts[pair], pair))
+        words = Counter({merge_pair(w, (a, b), len(vocab)): words[w] for w in words})
+        vocab.append(vocab[a] + vocab[b])
+    return _trained(vocab, vocab_size, pattern, special_tokens)
 
 
 def train_bpe(
@@ -123,8 +116,7 @@ def train_bpe(
     learned, then the special tokens. Each step merges the most frequent pair of
     neighbours within words; of equally frequent pairs the one with the lowest ids
     wins, so the result depends on the text alone. `naive_train_bpe` learns the same;
-    here a merge touches only the words that contain the pair, and a heap holds the
-    pairs, best first.
+    here a merge recounts only the words that hold the pair, and a heap finds it.
 
     Raises UserError if `vocab_size` has no room for the bytes and special tokens, or
     if every word has become one token before it is reached.
@@ -132,67 +124,55 @@ def train_bpe(
     >>> train_bpe("hi hi hi", 259).merges()
     [(b'h', b'i'), (b' ', b'hi')]
     """
-    vocab = _start(vocab_size, special_tokens)
-    words, times = [], []
-    for word, n in count_words(text, pattern).items():
-        words.append(word)
-        times.append(n)
+    counted = count_words(text, pattern)
+    words, times = list(counted), list(counted.values())
+    vocab = [bytes([b]) for b in range(256)]
     counts: Counter[Pair] = Counter()
-    where: defaultdict[Pair, set[int]] = defaultdict(set)  # pair -> words that had it
+    where: defaultdict[Pair, set[int]] = defaultdict(set)  # the words that hold a pair
     for w, word in enumerate(words):
-        for pair in zip(word, word[1:], strict=False):
+        for pair in pairwise(word):
             counts[pair] += times[w]
             where[pair].add(w)
     heap = [(-n, pair) for pair, n in counts.items()]
     heapify(heap)
 
-    while len(vocab) < vocab_size - len(special_tokens):
-        # An entry whose count has changed since is stale: a newer one is in the heap.
-        while heap and -heap[0][0] != counts[heap[0][1]]:
-            heappop(heap)
-        if not heap:
-            raise _out_of_pairs(vocab, vocab_size, special_tokens)
-        best = heappop(heap)[1]
+    while heap and len(vocab) + len(special_tokens) < vocab_size:
+        n, best = heappop(heap)
+        if -n != counts[best]:
+            continue  # counted again since; the new count has an entry of its own
         changed: set[Pair] = set()
         for w in where.pop(best):
-            old, new = words[w], merge_pair(words[w], best, len(vocab))
-            for pair in zip(old, old[1:], strict=False):
+            before, words[w] = words[w], merge_pair(words[w], best, len(vocab))
+            for pair in pairwise(before):
                 counts[pair] -= times[w]
                 changed.add(pair)
-            for pair in zip(new, new[1:], strict=False):
+            for pair in pairwise(words[w]):
                 counts[pair] += times[w]
                 where[pair].add(w)
                 changed.add(pair)
-            words[w] = new
         for pair in changed:
             if counts[pair]:
                 heappush(heap, (-counts[pair], pair))
         vocab.append(vocab[best[0]] + vocab[best[1]])
-    return _trained(vocab, pattern, special_tokens)
+    return _trained(vocab, vocab_size, pattern, special_tokens)
 
 
-def _start(vocab_size: int, special_tokens: Sequence[str]) -> list[bytes]:
-    """The vocabulary before the first merge: the 256 bytes."""
-    least = 256 + len(special_tokens)
-    if vocab_size < least:
+def _trained(
+    vocab: list[bytes], vocab_size: int, pattern: str, special_tokens: Sequence[str]
+) -> "Tokenizer":
+    size = len(vocab) + len(special_tokens)
+    if size != vocab_size:
         raise UserError(
-            f"vocab_size is {vocab_size}, but the 256 bytes and {len(special_tokens)} "
-            f"special tokens need at least {least}."
+            f"A vocab_size of {vocab_size} is out of reach: "
+            + (
+                f"the text has no pair left to merge at {size}, so take more text."
+                if size < vocab_size
+                else f"the 256 bytes and the special tokens alone make {size}."
+            )
         )
-    return [bytes([b]) for b in range(256)]
-
-
-def _out_of_pairs(vocab: list[bytes], size: int, special: Sequence[str]) -> UserError:
-    return UserError(
-        f"The text has no pair left to merge after {len(vocab) + len(special)} entries, "
-        f"so vocab_size {size} is out of reach: take a longer text or a smaller size."
-    )
-
-
-def _trained(vocab: list[bytes], pattern: str, special: Sequence[str]) -> "Tokenizer":
     ranks = {token: rank for rank, token in enumerate(vocab)}
-    specials = {token: len(ranks) + i for i, token in enumerate(special)}
-    return Tokenizer(f"bpe-{len(ranks) + len(specials)}", ranks, pattern, specials)
+    special = {token: i for i, token in enumerate(special_tokens, len(vocab))}
+    return Tokenizer(f"bpe-{size}", ranks, pattern, special)
 
 
 # --- Encoding one word ------------------------------------------------------------
@@ -207,16 +187,15 @@ def merge_steps(word: bytes, ranks: dict[bytes, int]) -> list[list[bytes]]:
     >>> merge_steps(b"hi", {b"h": 104, b"i": 105, b"hi": 256})
     [[b'h', b'i'], [b'hi']]
     """
-    parts = [bytes([b]) for b in word]
-    states = [parts]
+    states = [[bytes([b]) for b in word]]
     while True:
-        pairs = [(a + b, i) for i, (a, b) in enumerate(zip(parts, parts[1:]))]
-        known = [(ranks[pair], i, pair) for pair, i in pairs if pair in ranks]
+        parts = states[-1]
+        pairs = [(ranks.get(a + b), i) for i, (a, b) in enumerate(pairwise(parts))]
+        known = [(rank, i) for rank, i in pairs if rank is not None]
         if not known:
             return states
-        _, i, pair = min(known)
-        parts = [*parts[:i], pair, *parts[i + 2 :]]
-        states.append(parts)
+        _, i = min(known)
+        states.append([*parts[:i], parts[i] + parts[i + 1], *parts[i + 2 :]])
 
 
 def merge_word(word: bytes, ranks: dict[bytes, int], below: int) -> list[bytes]:
@@ -247,12 +226,7 @@ def merge_word(word: bytes, ranks: dict[bytes, int], below: int) -> list[bytes]:
         end[i], end[middle], left[stop] = stop, 0, i
         offer(i)
         offer(left[i])
-
-    parts, i = [], 0
-    while i < n:
-        parts.append(word[i : end[i]])
-        i = end[i]
-    return parts
+    return [word[i:stop] for i, stop in enumerate(end) if stop]
 
 
 # --- The tokenizer ----------------------------------------------------------------
@@ -265,6 +239,8 @@ class Tokenizer:
     `ranks` maps the bytes of a token to its id, which is also its place in the order
     of merges; `pattern` is the regular expression that splits a text into words (it
     must match every character); `special_tokens` stand outside the merges.
+    `vocab_size` is the highest id + 1, the rows that an embedding needs, for OpenAI's
+    ids have gaps.
 
     Raises UserError for a byte without entry, an id given twice, or a bad pattern.
     """
@@ -273,6 +249,7 @@ class Tokenizer:
     ranks: dict[bytes, int]
     pattern: str = GPT2_PATTERN
     special_tokens: dict[str, int] = field(default_factory=dict)
+    vocab_size: int = field(init=False)
 
     def __post_init__(self) -> None:
         for b in range(256):
@@ -285,13 +262,9 @@ class Tokenizer:
         self._token_bytes |= {i: s.encode() for s, i in self.special_tokens.items()}
         if len(self._token_bytes) < len(self.ranks) + len(self.special_tokens):
             raise UserError(f"Tokenizer {self.name!r} gives one id to two tokens.")
+        self.vocab_size = max(self._token_bytes) + 1
         self._words = _compile(self.pattern)
         self._cache: dict[str, list[int]] = {}
-
-    @property
-    def vocab_size(self) -> int:
-        """Highest id + 1: the rows that an embedding needs. OpenAI's have gaps."""
-        return max(self._token_bytes) + 1
 
     @property
     def end_of_text(self) -> int | None:
@@ -308,38 +281,32 @@ class Tokenizer:
 
         With GPT-2's vocabulary, "Chapter 1: Building" is [14126, 352, 25, 11819].
         """
-        text = _valid(text)
-        if not (allow_special and self.special_tokens):
-            return self._encode_words(text)
-        longest_first = sorted(self.special_tokens, key=len, reverse=True)
-        splitter = "(" + "|".join(map(regex.escape, longest_first)) + ")"
+        pieces = [_valid(text)]
+        if allow_special and self.special_tokens:
+            longest_first = sorted(self.special_tokens, key=len, reverse=True)
+            special = "|".join(map(regex.escape, longest_first))
+            pieces = regex.split(f"({special})", pieces[0])
         ids: list[int] = []
-        for piece in regex.split(splitter, text):
-            if piece in self.special_tokens:
+        for piece in pieces:
+            if allow_special and piece in self.special_tokens:
                 ids.append(self.special_tokens[piece])
-            else:
-                ids += self._encode_words(piece)
+                continue
+            for word in self._words.findall(piece):
+                ids += self._cache.get(word) or self._encode_word(word)
         return ids
 
-    def _encode_words(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for word in self._words.findall(text):
-            known = self._cache.get(word)
-            if known is None:
-                known = self._encode_word(word.encode("utf-8"))
-                if len(self._cache) < _CACHED_WORDS:
-                    self._cache[word] = known
-            ids += known
+    def _encode_word(self, word: str) -> list[int]:
+        raw = word.encode("utf-8")
+        if raw in self.ranks:  # tiktoken's rule, even if the merges lead elsewhere
+            ids = [self.ranks[raw]]
+        else:
+            ids = [self.ranks[t] for t in merge_word(raw, self.ranks, self.vocab_size)]
+        if len(self._cache) < _CACHED_WORDS:
+            self._cache[word] = ids
         return ids
-
-    def _encode_word(self, word: bytes) -> list[int]:
-        if word in self.ranks:  # as tiktoken does, even if no merges led to it
-            return [self.ranks[word]]
-        parts = merge_word(word, self.ranks, below=self.vocab_size)
-        return [self.ranks[part] for part in parts]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids; bytes that are no UTF-8 become U+FFFD.
+        """The text of the ids; bytes that are not UTF-8 become U+FFFD.
 
         Raises UserError for an id outside the vocabulary.
         """
@@ -359,25 +326,24 @@ class Tokenizer:
                 f"Token id {id} is outside the vocabulary of {self.name!r}, which has "
                 f"the ids 0 to {self.vocab_size - 1}: is this the model's tokenizer?"
             )
-        return self._token_bytes.get(id, _UNUSED)
+        return self._token_bytes.get(id, "\N{REPLACEMENT CHARACTER}".encode())
 
     def merges(self) -> list[tuple[bytes, bytes]]:
         """The pairs in the order in which they were merged, recovered from the ranks.
 
-        The file holds only what each merge made. Encoding those bytes with the earlier
-        merges alone leaves the two parts.
+        The ranks hold only what each merge made. Encoding those bytes with the earlier
+        merges alone leaves the two parts. Raises UserError if it leaves more.
         """
         pairs = []
         for token, rank in sorted(self.ranks.items(), key=lambda entry: entry[1]):
-            if len(token) == 1:
-                continue
             parts = merge_word(token, self.ranks, below=rank)
-            if len(parts) != 2:
+            if len(parts) == 2:
+                pairs.append((parts[0], parts[1]))
+            elif len(token) > 1:
                 raise UserError(
-                    f"Tokenizer {self.name!r} has no merge for its entry {rank}, "
-                    f"{token!r}: the earlier entries make {len(parts)} parts of it."
+                    f"Entry {rank} of the tokenizer {self.name!r} is no merge of two "
+                    f"earlier ones, but of {parts}: this vocabulary has no merge list."
                 )
-            pairs.append((parts[0], parts[1]))
         return pairs
 
     def to_tiktoken(self) -> tiktoken.Encoding:
@@ -412,9 +378,7 @@ class Tokenizer:
                 _write(beside, text.encode("utf-8"))
             _write(path, b"".join(lines))
         except OSError as error:
-            raise UserError(
-                f"Cannot write {path}: {error.strerror}; choose another folder."
-            ) from error
+            raise UserError(f"Cannot write the tokenizer {path}: {error}.") from error
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
@@ -431,30 +395,24 @@ class Tokenizer:
         try:
             lines = path.read_bytes().splitlines()
         except OSError as error:
-            raise UserError(
-                f"Cannot read the tokenizer file {path}: {error.strerror}; give the "
-                f"path of a .tiktoken file or one of {', '.join(TOKENIZER_NAMES)}."
-            ) from error
+            raise UserError(f"Cannot read the tokenizer {path}: {error}.") from error
         ranks: dict[bytes, int] = {}
         for rank, line in enumerate(lines):
+            encoded, _, number = line.partition(b" ")
             try:
-                encoded, number = line.split()
                 token = base64.b64decode(encoded, validate=True)
-                fault = "" if number == b"%d" % rank else f"the rank is not {rank}"
-            except (binascii.Error, ValueError):
-                token, fault = b"", "it is not a token in base64, a space and a rank"
-            if token in ranks:
-                fault = f"its token stands in line {ranks[token] + 1} already"
-            if fault:
+            except ValueError:
+                token = b""
+            if not token or token in ranks or number != b"%d" % rank:
                 raise UserError(
-                    f"Line {rank + 1} of the tokenizer file {path} is damaged: {fault}; "
-                    "fetch or save the file again."
+                    f"Line {rank + 1} of the tokenizer file {path} should hold a new "
+                    f"token in base64, a space and {rank}, not {line[:40]!r}: it is "
+                    "damaged, or no .tiktoken file."
                 )
             ranks[token] = rank
-        extra = _read_sidecar(path.with_suffix(".json"))
-        return cls(*extra[:1], ranks, *extra[1:]) if extra else cls(
-            path.stem, ranks, GPT2_PATTERN, {END_OF_TEXT: len(ranks)}
-        )
+        default = (path.stem, GPT2_PATTERN, {END_OF_TEXT: len(ranks)})
+        name, pattern, special = _read_sidecar(path.with_suffix(".json")) or default
+        return cls(name, ranks, pattern, special)
 
 
 # --- Files and names --------------------------------------------------------------
@@ -470,17 +428,14 @@ def _read_sidecar(path: Path) -> tuple[str, str, dict[str, int]] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         name, pattern, special = (content[key] for key in _SIDECAR)
-        if isinstance(name, str) and isinstance(pattern, str):
-            return name, pattern, {str(token): int(i) for token, i in special.items()}
-        reason: object = "name and pattern must be texts"
+        return str(name), str(pattern), {str(s): int(i) for s, i in special.items()}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = error
-    raise UserError(
-        f"{path} should hold the name, pattern and special_tokens of the tokenizer "
-        f"file beside it ({reason}): move it away or choose another file name."
-    )
+        raise UserError(
+            f"{path} should hold {', '.join(_SIDECAR)} of the tokenizer file beside it "
+            f"({error!r}): move it away or choose another file name."
+        ) from error
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -488,7 +443,7 @@ def _write(path: Path, content: bytes) -> None:
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         unfinished.write_bytes(content)
-        os.replace(unfinished, path)
+        unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -497,7 +452,7 @@ def _compile(pattern: str) -> regex.Pattern[str]:
     try:
         compiled = regex.compile(pattern)
     except regex.error as error:
-        raise UserError(f"The tokenizer's pattern {pattern!r} is none: {error}.") from error
+        raise UserError(f"Cannot use the pattern {pattern!r}: {error}.") from error
     if compiled.groups:  # findall would return the groups in place of the words
         raise UserError(f"Write the groups in the pattern {pattern!r} as (?:...).")
     return compiled
@@ -546,20 +501,17 @@ def _from_tiktoken(name: str) -> Tokenizer:
     try:
         encoding = tiktoken.get_encoding(name)
     except (OSError, ValueError) as error:
-        # OSError: requests' errors (no network, 404), a cache folder that cannot be
-        # written. ValueError: tiktoken found another checksum than it expects.
-        # tiktoken looks for a file under the SHA-1 of its address.
-        files = " and ".join(
-            f"{url} as {hashlib.sha1(url.encode()).hexdigest()}"
-            for url in OPENAI_FILES[name]
-        )
+        # OSError: requests' errors (no network, 404) or a cache folder that cannot be
+        # written. ValueError: the checksum is not what tiktoken expects.
+        keys = {u: hashlib.sha1(u.encode()).hexdigest() for u in OPENAI_FILES[name]}
+        files = " and ".join(f"{url} as {key}" for url, key in keys.items())
         raise UserError(
             f"Cannot fetch the tokenizer {name!r} ({error}): save {files} in a folder "
             "and name the folder in TIKTOKEN_CACHE_DIR, or use --tokenizer "
             f"{DEFAULT_TOKENIZER}, which needs no network."
         ) from error
-    # Private names, as tiktoken offers no public way to its tables; they have been the
-    # constructor's arguments under these names since 0.1, and a test reads them.
+    # Private names, since tiktoken has no public way to its tables; they are the
+    # constructor's arguments and have not changed since its first release.
     return Tokenizer(
         name, encoding._mergeable_ranks, encoding._pat_str, encoding._special_tokens
     )
