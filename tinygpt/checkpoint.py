@@ -156,13 +156,19 @@ class RunFolder:
                 (self.path / old).unlink(missing_ok=True)
             (self.path / "model-ckpt.pt").unlink(missing_ok=True)
             tokenizer.save(self.path / "tokenizer.tiktoken")
-            settings = {
-                "format": FORMAT,
-                "tokenizer": tokenizer.name,
-                "model": asdict(model),
-                "train": asdict(train),
-            }
-            text = json.dumps(settings, indent=2) + "\n"
+        settings = {"format": FORMAT, "tokenizer": tokenizer.name}
+        self._write_settings(
+            settings | {"model": asdict(model), "train": asdict(train)}
+        )
+
+    def change(self, train: TrainConfig) -> None:
+        """Write new training settings for a run that goes on with them."""
+        settings = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        self._write_settings(settings | {"train": asdict(train)})
+
+    def _write_settings(self, settings: dict[str, Any]) -> None:
+        text = json.dumps(settings, indent=2) + "\n"
+        with self._writing():
             write_atomically(
                 self.path / "run.json", lambda p: p.write_text(text, encoding="utf-8")
             )
@@ -210,6 +216,22 @@ class RunFolder:
         model = GPT(config)
         fill(model, tensors, str(path))
         return model.eval(), self.tokenizer(), facts
+
+    def follow(self, trainer: Any, show_progress: bool = False) -> Iterator[Any]:
+        """Run a `Trainer` and keep what it does: best, last, log, the final weights.
+
+        At every look all is saved before the look is handed on. Of several processes
+        only the main one writes.
+        """
+        for look in trainer.run(show_progress):
+            if trainer.world.is_main:
+                if look.is_best:
+                    self.save_best(trainer.model, look.record())
+                self.save_last(*trainer.state())
+                self.log(look.record())
+                if look.is_last and not trainer.interrupted:
+                    self.finish()
+            yield look
 
     def finish(self) -> Path:
         """Write the best weights as the plain state dict model-ckpt.pt."""

@@ -6,5 +6,5 @@ fault of ours and keeps its traceback.
 """
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """Bad input, told in one sentence: what was wrong and what to do about it."""

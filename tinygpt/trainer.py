@@ -253,7 +253,7 @@ class Trainer:
             total=None if self.config.minutes else self.config.steps,
             initial=self.step,
             unit="step",
-            disable=not (show_progress and self.world.is_main),
+            disable=None if show_progress and self.world.is_main else True,
             leave=False,
         )
         with bar, self._gentle_interrupt():
@@ -381,7 +381,7 @@ class Trainer:
         """Evaluate; remember whether it is the best so far."""
         sample = self.evaluate(self.model, False)
         self._insist_on_finite(sample.nats_per_token, "validation")
-        is_best = sample.nats_per_token < self.best
+        is_best = sample.nats_per_token < self.best and not self.interrupted
         if not self.interrupted:  # an extra look must not change a resumed run
             self.best = min(self.best, sample.nats_per_token)
             self.looks_since_best = 0 if is_best else self.looks_since_best + 1

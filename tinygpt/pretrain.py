@@ -1,0 +1,116 @@
+"""Train a GPT on a text: corpus, tokenizer, model and trainer put together.
+
+Nothing new happens here; each part is made by its own module and handed to the next.
+What it leaves out: printing (see `cli`) and fine-tuning (see `finetune`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from tinygpt.checkpoint import RunFolder
+from tinygpt.config import GPTConfig, TrainConfig
+from tinygpt.dataset import Batches, load_text, split_tokens, whole_split
+from tinygpt.distributed import World
+from tinygpt.evaluation import Evaluation, baselines, evaluate
+from tinygpt.gpt import GPT
+from tinygpt.tokenizer import Tokenizer, get_tokenizer
+from tinygpt.trainer import Look, Trainer
+
+
+class Corpus:
+    """A text as token ids, split, with the means to evaluate a model on it."""
+
+    def __init__(self, name: str, tokenizer: Tokenizer, context_length: int) -> None:
+        """Read the text `name` (see `dataset.load_text`) and cut it 90 to 10."""
+        self.tokenizer, self.context_length = tokenizer, context_length
+        ids = torch.tensor(tokenizer.encode(load_text(name)), dtype=torch.long)
+        self.train, self.val = split_tokens(ids, context_length)
+
+    @cached_property
+    def byte_lengths(self) -> Int[Tensor, " V"]:
+        """Bytes of every token."""
+        t = self.tokenizer
+        return torch.tensor([len(t.token_bytes(i)) for i in range(t.vocab_size)])
+
+    @cached_property
+    def train_text(self) -> str:
+        """The text that the model may learn from."""
+        return self.tokenizer.decode(self.train.tolist())
+
+    def evaluate(
+        self, model: nn.Module, windows: int | None = None, batch_size: int = 16
+    ) -> Evaluation:
+        """The model's loss on the whole validation split, or on `windows` of it.
+
+        The sample's windows are spread evenly, and the same every time.
+        """
+        device = next(model.parameters()).device
+        n_windows = len(self.val) // self.context_length
+        if windows is None or windows >= n_windows:
+            batches = whole_split(self.val, self.context_length, batch_size)
+        else:
+            last = len(self.val) - self.context_length - 1
+            starts = torch.linspace(0, last, windows).long()
+            index = starts.unsqueeze(1) + torch.arange(self.context_length + 1)
+            taken = self.val[index]  # [windows, T + 1]
+            pairs = zip(taken[:, :-1].split(batch_size), taken[:, 1:].split(batch_size))
+            batches = iter(pairs)
+        on_device = ((x.to(device), y.to(device)) for x, y in batches)
+        return evaluate(model, on_device, self.byte_lengths)
+
+    def baselines(self) -> dict[str, float]:
+        """Bits per byte of predictors without a network on the validation split."""
+        t = self.tokenizer
+        return baselines(self.train, self.val, t.vocab_size, t.decode_bytes)
+
+
+@dataclass
+class Pretraining:
+    """Everything that one training run needs, ready to start."""
+
+    corpus: Corpus
+    model: GPT
+    trainer: Trainer
+
+
+def prepare(
+    model_config: GPTConfig, train_config: TrainConfig, world: World | None = None
+) -> Pretraining:
+    """Build the model and its trainer; the tokenizer decides the vocabulary size.
+
+    Raises:
+        UserError: text, tokenizer, sizes or device cannot be used.
+    """
+    c = train_config
+    tokenizer = get_tokenizer(c.tokenizer)
+    corpus = Corpus(c.dataset, tokenizer, model_config.context_length)
+    torch.manual_seed(c.seed)
+    model = GPT(replace(model_config, vocab_size=tokenizer.vocab_size))
+    batches = Batches(corpus.train, model_config.context_length, c.batch_size, c.seed)
+
+    def look(model: nn.Module, whole: bool) -> Evaluation:
+        return corpus.evaluate(model, None if whole else c.eval_windows)
+
+    trainer = Trainer(model, batches, look, c, world=world)
+    return Pretraining(corpus, model, trainer)
+
+
+def train_in(
+    folder: RunFolder, run: Pretraining, resume: bool, show_progress: bool = False
+) -> Iterator[Look]:
+    """Train and keep everything in `folder`; with `resume`, go on if there is a state.
+
+    Raises:
+        UserError: the folder cannot be written or holds another model's state.
+    """
+    trainer = run.trainer
+    if resume and folder.can_resume:
+        trainer.load_state(*folder.load_last())
+    elif trainer.world.is_main:
+        folder.start(run.model.config, trainer.config, run.corpus.tokenizer)
+    yield from folder.follow(trainer, show_progress)
