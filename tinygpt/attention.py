@@ -26,18 +26,14 @@ def attention_weights(
 
     softmax(q k^T / sqrt(D)), with -inf in place of the scores that must not be seen.
     `mask` broadcasts to [..., T, S] and is True where a query may look; `is_causal`
-    lets query t see keys 0..t, as in PyTorch.
+    lets query t see keys 0..t, as in PyTorch; where both are given, both must agree.
 
     Source: Vaswani et al. (2017), section 3.2.1, equation 1.
-
-    Raises:
-        ValueError: both `mask` and `is_causal` are given.
     """
-    if is_causal and mask is not None:
-        raise ValueError("give either mask or is_causal, not both")
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # [..., T, S]
     if is_causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        mask = seen if mask is None else seen & mask
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     return scores.softmax(dim=-1)
