@@ -207,25 +207,22 @@ def merge_word(word: bytes, ranks: dict[bytes, int], below: int) -> list[bytes]:
     n = len(word)
     end = list(range(1, n + 1))  # the part that begins at i ends at end[i]; 0: gone
     left = list(range(-1, n))  # where the part left of the one at i begins
-    heap: list[tuple[int, int, int]] = []
-
-    def offer(i: int) -> None:
-        """Put the part that begins at i and its right neighbour on the heap."""
-        if i >= 0 and end[i] < n:
-            stop = end[end[i]]
-            if (rank := ranks.get(word[i:stop], below)) < below:
-                heappush(heap, (rank, i, stop))
-
-    for i in range(n):
-        offer(i)
-    while heap:
+    fresh = list(range(n))  # the parts whose pair with the right neighbour is new
+    heap: list[tuple[int, int, int]] = []  # pairs: rank, begin, end
+    while fresh or heap:
+        if fresh:
+            i = fresh.pop()
+            if i >= 0 and end[i] < n:
+                stop = end[end[i]]
+                if (rank := ranks.get(word[i:stop], below)) < below:
+                    heappush(heap, (rank, i, stop))
+            continue
         _, i, stop = heappop(heap)
         middle = end[i]
         if middle in (0, n) or end[middle] != stop:
             continue  # one of the two has been merged with another in the meantime
         end[i], end[middle], left[stop] = stop, 0, i
-        offer(i)
-        offer(left[i])
+        fresh = [i, left[i]]
     return [word[i:stop] for i, stop in enumerate(end) if stop]
 
 
