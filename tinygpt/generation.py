@@ -6,7 +6,7 @@ as they come. What it leaves out: beam search, and everything that knows files.
 
 import codecs
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,7 @@ from torch import Tensor
 from tinygpt.kv_cache import KVCache
 
 
+@runtime_checkable
 class LanguageModel(Protocol):
     """What `generate` needs of a model: what `GPT` has."""
 
@@ -34,6 +35,7 @@ class LanguageModel(Protocol):
         """Dropout on or off."""
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """What `stream_text` needs of a tokenizer."""
 
@@ -113,7 +115,6 @@ def window_start(n_tokens: int, context_length: int) -> int:
     return -(-excess // half) * half
 
 
-@torch.no_grad()
 def generate(
     model: LanguageModel,
     ids: Int[Tensor, "B T"],
@@ -156,7 +157,8 @@ def generate(
         fresh = ids[:, start + (cache.length if cache else 0) :]
         was_training = model.training
         model.train(False)
-        logits = model(fresh, cache)[:, -1]
+        with torch.no_grad():  # around the whole generator it would not always hold
+            logits = model(fresh, cache)[:, -1]
         model.train(was_training)
         token = sample_next_token(logits, temperature, top_k, top_p, generator)
         if stop_token is not None:
