@@ -1,0 +1,43 @@
+# Everything starts here: `make` alone lists the targets. Each one makes .venv and
+# installs what it needs on first use, from requirements.lock; later it starts at once.
+#
+#   make train ARGS="--preset seed --max-steps 200"     options for tinygpt
+#   make train PYTHON=python3.12                        another Python for .venv
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+train: .venv/.core ## train a small GPT on the CPU and let it speak
+	$(BIN)/tinygpt train $(ARGS)
+
+# Two workers with one thread each: as fast as two cores allow, and repeatable.
+test: .venv/.dev ## run all tests; at least 95 % of the lines must be covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov=tinygpt $(ARGS)
+
+lint: .venv/.dev ## check style, types, and who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## remove what was built; .venv and runs/ stay
+	rm -rf build dist book/_build .coverage .coverage.* *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# A stamp per set of packages. The plain set is part of each, so its stamp is renewed.
+.venv/.dev: EXTRAS := [dev,hub]
+.venv/.core .venv/.dev: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("TinyGPT needs Python 3.10 or newer: make PYTHON=python3.12")'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv (the first time takes a few minutes) ..."
+	@$(BIN)/python -m pip install --quiet -c requirements.lock -e ".$(EXTRAS)"
+	@touch .venv/.core $@
+
+.PHONY: help train test lint clean
