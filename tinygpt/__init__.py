@@ -2,6 +2,18 @@
 
 Each module is one step of the course; import what you need from it, for example
 `from tinygpt.gpt import GPT`. Importing the package itself does no work.
+`tinygpt.check(name, answer)` checks an answer to one of the course's exercises.
 """
 
+from typing import Any
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Load `check` when it is first asked for."""
+    if name == "check":
+        from tinygpt.checks import check
+
+        return check
+    raise AttributeError(f"module 'tinygpt' has no attribute {name!r}")
