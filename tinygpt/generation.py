@@ -157,7 +157,7 @@ def generate(
         fresh = ids[:, start + (cache.length if cache else 0) :]
         was_training = model.training
         model.train(False)
-        with torch.no_grad():  # around the whole generator it would not always hold
+        with torch.no_grad():  # here, as a decorator does not reach every generator
             logits = model(fresh, cache)[:, -1]
         model.train(was_training)
         token = sample_next_token(logits, temperature, top_k, top_p, generator)
