@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from tinygpt.config import GPTConfig, check
 from tinygpt.errors import UserError
@@ -260,6 +261,27 @@ def _places(fetch: Fetch) -> dict[str, _Place]:
     return places
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves out the first random numbers, which a file's weights replace.
+
+    Without memory to fill they would still load torch's compiler, for seconds.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Do nothing in place of `torch.nn.init`'s functions."""
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return None
+        return func(*args, **(kwargs or {}))
+
+
+def _shape_only(config: GPTConfig) -> GPT:
+    """The model without memory; with learned positions it has no buffer to fill."""
+    with torch.device("meta"), _Unfilled():
+        return GPT(config)
+
+
 def _weights(model: nn.Module) -> dict[str, tuple[str, Tensor]]:
     """GPT-2's name of each weight -> our name and tensor; a tied head has none."""
     return {
@@ -279,8 +301,7 @@ def _read_model(config: GPTConfig, places: dict[str, _Place], source: Path) -> G
         config.n_layers <= len(places),
         f"{source} has n_layer = {config.n_layers}, but only {len(places)} tensors.",
     )
-    with torch.device("meta"):  # learned positions: no buffer is left there at the end
-        model = GPT(config)
+    model = _shape_only(config)
     weights = _weights(model)
     head = places.pop("lm_head.weight", None) if config.tie_head else None
     missing = [name for name in weights if name not in places]
@@ -413,8 +434,7 @@ def _config_json(config: GPTConfig, tokenizer: Tokenizer) -> dict[str, Any]:
 @torch.no_grad()
 def _stored(model: GPT, dtype: torch.dtype) -> dict[str, Tensor]:
     """The weights under GPT-2's names, in its layout."""
-    with torch.device("meta"):
-        plain = _weights(GPT(model.config))
+    plain = _weights(_shape_only(model.config))
     tensors = {}
     for name, (ours, weight) in _weights(model).items():
         check(name in plain, f"GPT-2 has no {ours}: merge and remove adapters first.")
