@@ -1,15 +1,15 @@
 """A run on disk: save, load, resume.
 
 A run folder holds
-    run.json             model, training settings, written once at the start
+    run.json             settings of model and training
     tokenizer.tiktoken   the vocabulary (with a .json beside it where needed)
     best.safetensors     the weights with the lowest validation loss so far
     last.safetensors     weights, optimizer and counters, to resume from
     log.jsonl            one line per look at the losses
     model-ckpt.pt        at the end: the best weights as a plain state dict
-Every file is written beside its place and then moved there, so a file is either whole
-or absent. Reading never runs code from a file. What it leaves out: what the tensors
-mean; model and trainer know.
+Every file is written beside its place, as .NAME.part, and then moved there, so a file
+is either whole or absent. Reading never runs code from a file. What it leaves out: what
+the tensors mean; model and trainer know.
 """
 
 import json
@@ -26,17 +26,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tinygpt.config import GPTConfig, TrainConfig, from_dict
+from tinygpt.config import GPTConfig, TrainConfig, check, from_dict
 from tinygpt.errors import UserError
 from tinygpt.gpt import GPT
 from tinygpt.tokenizer import Tokenizer
 
 FORMAT = "tinygpt run 1"
+OF_ONE_RUN = (
+    "run.json",
+    "last.safetensors",
+    "best.safetensors",
+    "log.jsonl",
+    "model-ckpt.pt",
+)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` with a path beside `path`, then move what it wrote into place."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.part")
     try:
         write(part)
         with part.open("rb+") as file:
@@ -62,10 +69,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, facts
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, dict(facts)
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}") from error
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is not a whole safetensors file ({error}): "
             "it may be cut off or come from another program"
@@ -98,14 +106,16 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
 def fill(model: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """Copy `tensors` into the model's parameters by name.
 
-    A tied weight may stand under either or both of its names.
+    A tied weight may stand under either or both of its names; parameters that are not
+    trained (the base of adapters) may be absent.
 
     Raises:
         UserError: a tensor is missing, left over or of another shape.
     """
     own = dict(model.named_parameters(remove_duplicate=False))
     held = {id(own[name]) for name in tensors if name in own}
-    missing = [name for name, p in own.items() if id(p) not in held]
+    wanted = {name: p for name, p in own.items() if p.requires_grad}
+    missing = [name for name, p in wanted.items() if id(p) not in held]
     extra = [name for name in tensors if name not in own]
     if missing or extra:
         word, names = ("lacks", missing) if missing else ("has the unknown", extra)
@@ -143,18 +153,21 @@ class RunFolder:
         """Whether there is a state to resume from."""
         return (self.path / "last.safetensors").is_file()
 
-    def start(self, model: GPTConfig, train: TrainConfig, tokenizer: Tokenizer) -> None:
-        """Make the folder and write what will not change; an old run is cleared."""
+    def start(
+        self,
+        model: GPTConfig,
+        train: TrainConfig,
+        tokenizer: Tokenizer,
+        **more: dict[str, Any],
+    ) -> None:
+        """Make the folder and write what will not change; an old run is cleared.
+
+        `more` is written to run.json beside the settings.
+        """
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
-            for old in (
-                "run.json",
-                "last.safetensors",
-                "best.safetensors",
-                "log.jsonl",
-            ):
+            for old in OF_ONE_RUN:
                 (self.path / old).unlink(missing_ok=True)
-            (self.path / "model-ckpt.pt").unlink(missing_ok=True)
             tokenizer.save(self.path / "tokenizer.tiktoken")
         settings = {"format": FORMAT, "tokenizer": tokenizer.name}
         self._write_settings(
@@ -163,8 +176,7 @@ class RunFolder:
 
     def change(self, train: TrainConfig) -> None:
         """Write new training settings for a run that goes on with them."""
-        settings = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        self._write_settings(settings | {"train": asdict(train)})
+        self._write_settings(self.settings() | {"train": asdict(train)})
 
     def _write_settings(self, settings: dict[str, Any]) -> None:
         text = json.dumps(settings, indent=2) + "\n"
@@ -173,21 +185,26 @@ class RunFolder:
                 self.path / "run.json", lambda p: p.write_text(text, encoding="utf-8")
             )
 
-    def configs(self) -> tuple[GPTConfig, TrainConfig]:
-        """The settings that the run was started with."""
+    def settings(self) -> dict[str, Any]:
+        """All of run.json."""
         path = self.path / "run.json"
         try:
             settings = json.loads(path.read_text(encoding="utf-8"))
-            if settings["format"] != FORMAT:
-                raise UserError(
-                    f"{path} has the format '{settings['format']}', not ours"
-                )
-            model = from_dict(GPTConfig, settings["model"])
-            return model, from_dict(TrainConfig, settings["train"])
+            check(settings["format"] == FORMAT, f"{path} has another format than ours")
         except OSError as error:
             raise UserError(f"{self.path} is not a run folder: no run.json") from error
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not a run's description: {error}") from error
+        return settings
+
+    def configs(self) -> tuple[GPTConfig, TrainConfig]:
+        """The settings that the run was started with."""
+        settings = self.settings()
+        try:
+            model = from_dict(GPTConfig, settings["model"])
+            return model, from_dict(TrainConfig, settings["train"])
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{self.path}/run.json lacks settings: {error}") from error
 
     def tokenizer(self) -> Tokenizer:
         """The vocabulary that the run was trained with."""
@@ -203,43 +220,62 @@ class RunFolder:
         return load_tensors(self.path / "last.safetensors")
 
     def save_best(self, model: torch.nn.Module, facts: dict[str, Any]) -> None:
-        """Write the weights that did best so far."""
+        """Write the trained weights that did best so far; of adapters, only them."""
         with self._writing():
-            tensors = dict(model.named_parameters())
+            named: dict[str, Tensor] = dict(model.named_parameters())
+            tensors = {name: p for name, p in named.items() if p.requires_grad}
             save_tensors(self.path / "best.safetensors", tensors, facts)
+
+    def load_best(self, model: torch.nn.Module) -> dict[str, Any]:
+        """Put the best weights so far into `model`; what was noted with them."""
+        path = self.path / "best.safetensors"
+        tensors, facts = load_tensors(path)
+        fill(model, tensors, str(path))
+        return facts
 
     def load_model(self) -> tuple[GPT, Tokenizer, dict[str, Any]]:
         """The best model so far, its tokenizer, and what was noted with it."""
         config, _ = self.configs()
-        path = self.path / "best.safetensors"
-        tensors, facts = load_tensors(path)
         model = GPT(config)
-        fill(model, tensors, str(path))
-        return model.eval(), self.tokenizer(), facts
+        facts, tokenizer = self.load_best(model), self.tokenizer()
+        check(
+            tokenizer.vocab_size <= config.vocab_size,
+            f"{self.path} has a tokenizer of {tokenizer.vocab_size} entries, but its "
+            f"model knows {config.vocab_size}: a file was replaced",
+        )
+        return model.eval(), tokenizer, facts
 
     def follow(self, trainer: Any, show_progress: bool = False) -> Iterator[Any]:
         """Run a `Trainer` and keep what it does: best, last, log, the final weights.
 
-        At every look all is saved before the look is handed on. Of several processes
-        only the main one writes.
+        All is saved before a look is handed on; the state to resume from only after
+        `checkpoint_interval` steps, and at the end. Of several processes only the main
+        one writes. In the end the model holds the best weights.
         """
+        trainer.world.wait()  # all have read what is there before anything is written
+        writes, due = trainer.world.is_main, 0
         for look in trainer.run(show_progress):
-            if trainer.world.is_main:
-                if look.is_best:
-                    self.save_best(trainer.model, look.record())
-                self.save_last(*trainer.state())
+            if writes and look.is_best:
+                self.save_best(trainer.model, look.record())
+            if writes and not trainer.interrupted:  # that look is not of the series
                 self.log(look.record())
-                if look.is_last and not trainer.interrupted:
-                    self.finish()
+            if writes and (look.step >= due or look.is_last):
+                self.save_last(*trainer.state())
+                due = look.step + trainer.config.checkpoint_interval
             yield look
+        if writes and not trainer.interrupted:
+            self.finish(trainer.model)
 
-    def finish(self) -> Path:
-        """Write the best weights as the plain state dict model-ckpt.pt."""
-        model, _, _ = self.load_model()
-        path = self.path / "model-ckpt.pt"
-        with self._writing():
-            write_atomically(path, lambda part: torch.save(model.state_dict(), part))
-        return path
+    def finish(self, model: torch.nn.Module) -> None:
+        """Give `model` its best weights, and write them as the plain model-ckpt.pt.
+
+        Adapters are not written so: without their base they are no model.
+        """
+        self.load_best(model)
+        if all(p.requires_grad for p in model.parameters()):
+            path, state = self.path / "model-ckpt.pt", model.state_dict()
+            with self._writing():
+                write_atomically(path, lambda part: torch.save(state, part))
 
     def log(self, record: dict[str, Any]) -> None:
         """Add one line to the log; lines of steps done again are replaced."""
@@ -252,10 +288,13 @@ class RunFolder:
     def read_log(self) -> list[dict[str, Any]]:
         """All looks so far, one dictionary each."""
         path = self.path / "log.jsonl"
-        if not path.exists():
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            return [json.loads(line) for line in lines]
+        except FileNotFoundError:
             return []
-        text = path.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is not a log ({error}): remove it") from error
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

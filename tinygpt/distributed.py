@@ -1,12 +1,15 @@
-"""What torchrun tells a process: who it is, and how to add up with the others.
+"""Where a process runs: its device, and its place among its fellows under torchrun.
 
 The only module that reads or sets environment variables. What it leaves out: starting
 the processes, which torchrun does.
 """
 
 import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from tinygpt.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +21,61 @@ def calm_threads() -> None:
     Spinning threads fight other programs for the cores. What the user has set stays.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def pick_device(name: str = "auto", local_rank: int | None = None) -> "torch.device":
+    """cuda, mps or cpu, in this order of preference; or the device `name`.
+
+    With a `local_rank`, "auto" and "cuda" mean the GPU of this number.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = "cuda"
+        else:
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and local_rank is not None:
+        name = f"cuda:{local_rank}"
+    sentence = f"device '{name}' cannot be used here: choose auto, cpu, cuda or mps"
+    try:
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(sentence) from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(sentence)
+    return device
+
+
+def pick_dtype(name: str, device: "torch.device") -> "torch.dtype":
+    """float32 or bfloat16 for matrix products; "auto": what this device does faster.
+
+    A GPU says whether it has bfloat16. A CPU is timed at a product of two matrices,
+    and bfloat16 has to win clearly.
+    """
+    import torch
+
+    if name != "auto":
+        return torch.float32 if name == "float32" else torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type != "cpu":
+        return torch.float32
+
+    def seconds(dtype: torch.dtype) -> float:
+        a = torch.ones(384, 384, dtype=dtype)
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            a @ a
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    faster = seconds(torch.bfloat16) < 0.7 * seconds(torch.float32)
+    return torch.bfloat16 if faster else torch.float32
 
 
 @dataclass(frozen=True)
@@ -39,13 +97,17 @@ class World:
         defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
         return cls(*(int(os.environ.get(n, d)) for n, d in defaults.items()))
 
+    def pick_device(self, name: str = "auto") -> "torch.device":
+        """`pick_device`, with a GPU for each process of a machine."""
+        return pick_device(name, self.local_rank if self.size > 1 else None)
+
     def start(self, device_type: str) -> None:
-        """Meet the others: nccl on cuda, gloo elsewhere. Nothing to do alone."""
+        """Meet the others: gloo, and nccl between GPUs. Nothing to do alone."""
         if self.size > 1:
             from torch import distributed
 
-            backend = "nccl" if device_type == "cuda" else "gloo"
-            distributed.init_process_group(backend)
+            both = "cpu:gloo,cuda:nccl"
+            distributed.init_process_group(both if device_type == "cuda" else "gloo")
 
     def stop(self) -> None:
         """Part from the others."""
@@ -54,24 +116,24 @@ class World:
 
             distributed.destroy_process_group()
 
-    def mean(self, value: float, device: "torch.device | str" = "cpu") -> float:
+    def mean(self, value: float) -> float:
         """The mean of every process's `value`."""
-        return self._reduce(value, device) / self.size
+        return self._sum(value) / self.size
 
-    def main_says(self, value: float, device: "torch.device | str" = "cpu") -> float:
+    def main_says(self, value: float) -> float:
         """Rank 0's `value`, for all."""
-        return self._reduce(value if self.is_main else 0.0, device)
+        return self._sum(value if self.is_main else 0.0)
 
     def wait(self) -> None:
         """Go on when all are here."""
-        self.mean(0.0)
+        self._sum(0.0)
 
-    def _reduce(self, value: float, device: "torch.device | str") -> float:
+    def _sum(self, value: float) -> float:
         if self.size == 1:
             return value
         import torch
         from torch import distributed
 
-        total = torch.tensor(value, dtype=torch.float64, device=device)
+        total = torch.tensor(value, dtype=torch.float64)
         distributed.all_reduce(total)
         return total.item()

@@ -4,9 +4,10 @@ Nothing new happens here; each part is made by its own module and handed to the 
 What it leaves out: printing (see `cli`) and fine-tuning (see `finetune`).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from jaxtyping import Int
@@ -16,6 +17,7 @@ from tinygpt.checkpoint import RunFolder
 from tinygpt.config import GPTConfig, TrainConfig
 from tinygpt.dataset import Batches, load_text, split_tokens, whole_split
 from tinygpt.distributed import World
+from tinygpt.errors import UserError
 from tinygpt.evaluation import Evaluation, baselines, evaluate
 from tinygpt.gpt import GPT
 from tinygpt.tokenizer import Tokenizer, get_tokenizer
@@ -58,8 +60,7 @@ class Corpus:
             starts = torch.linspace(0, last, windows).long()
             index = starts.unsqueeze(1) + torch.arange(self.context_length + 1)
             taken = self.val[index]  # [windows, T + 1]
-            pairs = zip(taken[:, :-1].split(batch_size), taken[:, 1:].split(batch_size))
-            batches = iter(pairs)
+            batches = ((t[:, :-1], t[:, 1:]) for t in taken.split(batch_size))
         on_device = ((x.to(device), y.to(device)) for x, y in batches)
         return evaluate(model, on_device, self.byte_lengths)
 
@@ -78,16 +79,50 @@ class Pretraining:
     trainer: Trainer
 
 
+def open_run(
+    path: Path, model: GPTConfig, train: TrainConfig, resume: bool
+) -> tuple[RunFolder, Tokenizer | None]:
+    """The folder of a new run, or of one that goes on, with its own tokenizer then.
+
+    Raises:
+        UserError: the run exists and shall not go on, or not in this way.
+    """
+    folder = RunFolder(path)
+    if not folder.exists:
+        return folder, None
+    if not resume:
+        raise UserError(
+            f"the run {path} exists: go on with it by --resume, or give another --name"
+        )
+    old_model, old_train = folder.configs()
+    pairs: list[tuple[str, object, object]] = [
+        (field.name, old_model, model) for field in fields(model)
+    ]
+    pairs += [(n, old_train, train) for n in ("dataset", "tokenizer", "optimizer")]
+    changed = [n for n, old, new in pairs if getattr(old, n) != getattr(new, n)]
+    if changed:
+        raise UserError(
+            f"a run that goes on keeps its model, text and optimizer: leave "
+            f"{', '.join(changed)} as it was, or start another run"
+        )
+    return folder, folder.tokenizer()
+
+
 def prepare(
-    model_config: GPTConfig, train_config: TrainConfig, world: World | None = None
+    model_config: GPTConfig,
+    train_config: TrainConfig,
+    world: World | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Pretraining:
     """Build the model and its trainer; the tokenizer decides the vocabulary size.
+
+    A run that goes on brings its own `tokenizer`; otherwise the config names it.
 
     Raises:
         UserError: text, tokenizer, sizes or device cannot be used.
     """
     c = train_config
-    tokenizer = get_tokenizer(c.tokenizer)
+    tokenizer = tokenizer or get_tokenizer(c.tokenizer)
     corpus = Corpus(c.dataset, tokenizer, model_config.context_length)
     torch.manual_seed(c.seed)
     model = GPT(replace(model_config, vocab_size=tokenizer.vocab_size))
@@ -111,6 +146,32 @@ def train_in(
     trainer = run.trainer
     if resume and folder.can_resume:
         trainer.load_state(*folder.load_last())
+        if trainer.world.is_main:
+            folder.change(trainer.config)
     elif trainer.world.is_main:
         folder.start(run.model.config, trainer.config, run.corpus.tokenizer)
     yield from folder.follow(trainer, show_progress)
+
+
+def draw_in(path: Path, looks: Iterable[Look]) -> Iterator[Look]:
+    """Hand on `looks` and draw each of them for TensorBoard.
+
+    Raises:
+        UserError: tensorboard is not installed, or `path` cannot be written.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+
+        board = SummaryWriter(path)
+    except ImportError as error:
+        raise UserError(
+            "--tensorboard needs one more package: pip install tensorboard"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error}") from error
+    with board:
+        for look in looks:
+            for name, value in look.record().items():
+                board.add_scalar(name, value, look.step)
+            board.flush()
+            yield look

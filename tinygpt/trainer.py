@@ -2,7 +2,8 @@
 
 Next batch, loss, gradients, step; now and then a look at the losses. The trainer
 yields a `Look` each time, and whoever runs it prints, logs and saves. What it leaves
-out: files (see `checkpoint`), what a token is (see `tokenizer`).
+out: files (see `checkpoint`), the learning rate's course and who takes which step (see
+`optimizers`), what a token is (see `tokenizer`).
 """
 
 import math
@@ -20,10 +21,11 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from tinygpt.config import TrainConfig
-from tinygpt.distributed import World
+from tinygpt.distributed import World, pick_dtype
 from tinygpt.errors import UserError
 from tinygpt.evaluation import Evaluation, cross_entropy
 from tinygpt.muon import Muon
+from tinygpt.optimizers import lr_factor, make_optimizers
 
 
 class BatchSource(Protocol):
@@ -73,125 +75,6 @@ class Look:
         }
 
 
-def lr_factor(step: int, progress: float, config: TrainConfig) -> float:
-    """The share of the peak learning rate at `step` (from 0).
-
-    It rises linearly over the warm-up, stays, and falls over the last
-    `decay_fraction` of the run: along half a cosine (Loshchilov and Hutter, 2017,
-    "SGDR", equation 5) or a straight line. `progress` is the part of the time after
-    the warm-up that has passed, from 0 to 1.
-
-    >>> lr_factor(5, 0.5, TrainConfig(steps=10, schedule="linear"))
-    0.5
-    """
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    start = 1 - config.decay_fraction
-    if config.schedule == "constant" or progress <= start:
-        return 1.0
-    fallen = min(1.0, (progress - start) / config.decay_fraction)
-    if config.schedule == "cosine":
-        fallen = (1 - math.cos(math.pi * fallen)) / 2
-    return 1 - fallen * (1 - config.final_lr_fraction)
-
-
-def make_optimizers(
-    model: nn.Module, config: TrainConfig
-) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for the matrices and AdamW for the rest.
-
-    Weight decay acts on matrices only (Loshchilov and Hutter, 2019, "Decoupled Weight
-    Decay Regularization"). Muon takes the weights of linear layers except one that is
-    called "head" or shared with an embedding. Tables whose name holds "embedding" and
-    the head have learning rates of their own in the config.
-    """
-    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    linear_weights = {id(m.weight) for m in linear}
-    muon: list[Tensor] = []
-    adamw: dict[tuple[float, float], list[Tensor]] = {}
-    for name, p in parameters.items():
-        embedding, head = "embedding" in name and p.ndim == 2, name.startswith("head.")
-        inner = id(p) in linear_weights and not embedding and not head
-        if config.optimizer == "muon" and inner:
-            muon.append(p)
-            continue
-        own = config.embedding_lr if embedding else config.head_lr if head else None
-        lr = config.lr if own is None else own
-        decay = config.weight_decay if p.ndim >= 2 else 0.0
-        adamw.setdefault((lr, decay), []).append(p)
-    groups = [
-        {"params": p, "lr": lr, "weight_decay": decay}
-        for (lr, decay), p in adamw.items()
-    ]
-    optimizers: list[torch.optim.Optimizer] = []
-    if groups:
-        betas = (config.beta1, config.beta2)
-        optimizers.append(torch.optim.AdamW(groups, betas=betas, fused=True))
-    if muon:
-        # A layer that makes queries, keys and values holds three matrices, stacked.
-        stacked = {m.weight: 3 for m in linear if m.out_features == 3 * m.in_features}
-        optimizers.append(
-            Muon(
-                muon,
-                lr=config.muon_lr,
-                momentum=config.muon_momentum,
-                weight_decay=config.weight_decay,
-                pieces=stacked,
-                precision=pick_dtype("auto", muon[0].device),
-            )
-        )
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
-    return optimizers
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """cuda, mps or cpu, in this order of preference; or the device `name`.
-
-    Raises:
-        UserError: there is no such device here.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            name = "cuda"
-        else:
-            name = "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"device '{name}' cannot be used here: choose auto, cpu, cuda or mps"
-        ) from error
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """float32 or bfloat16 for matrix products; "auto": what this device does faster.
-
-    A GPU says whether it has bfloat16. A CPU is timed at a product of two matrices,
-    and bfloat16 has to win clearly.
-    """
-    if name != "auto":
-        return torch.float32 if name == "float32" else torch.bfloat16
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type != "cpu":
-        return torch.float32
-
-    def seconds(dtype: torch.dtype) -> float:
-        a = torch.ones(384, 384, dtype=dtype)
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            a @ a
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    faster = seconds(torch.bfloat16) < 0.7 * seconds(torch.float32)
-    return torch.bfloat16 if faster else torch.float32
-
-
 class Trainer:
     """Trains `model` as `config` says.
 
@@ -217,24 +100,32 @@ class Trainer:
         world: World | None = None,
     ) -> None:
         self.world = world or World()
-        name = config.device
-        if self.world.size > 1 and name != "cpu" and torch.cuda.is_available():
-            name = f"cuda:{self.world.local_rank}"
-        self.device = pick_device(name)
-        self.dtype = pick_dtype(config.dtype, self.device)
+        self.device = self.world.pick_device(config.device)
+        fast = pick_dtype(config.dtype, self.device) == torch.bfloat16
+        fast = bool(self.world.main_says(float(fast)))  # its timing decides for all
+        self.dtype = torch.bfloat16 if fast else torch.float32
         self.config, self.batches = config, batches
         self.evaluate, self.loss_fn = evaluate, loss_fn
         self.model = model.to(self.device)
-        self.optimizers = make_optimizers(self.model, config)
+        self.optimizers = make_optimizers(self.model, config, self.dtype)
         self.step, self.seconds = 0, 0.0
+        self.losses: list[float] = []  # since the last look
         self.best, self.looks_since_best = math.inf, 0
         self.interrupted = False
+        self._asked_to_stop = False
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has come to its end, by length or by lost patience."""
+        patience = self.config.patience
+        tired = patience is not None and self.looks_since_best >= patience
+        return tired or self.progress() >= 1
 
     def progress(self) -> float:
         """The part of the run that is behind us, from 0 to 1; rank 0's clock counts."""
         c = self.config
         if c.minutes is not None:
-            passed = self.world.main_says(self.seconds, self.device)
+            passed = self.world.main_says(self.seconds)
             return min(1.0, passed / (60 * c.minutes))
         return min(1.0, self.step / c.steps)
 
@@ -247,7 +138,7 @@ class Trainer:
             UserError: the loss is not a finite number.
         """
         train_model = self._wrapped()
-        self.interrupted = False
+        self.interrupted = self._asked_to_stop = False
         clock = time.perf_counter()
         bar = tqdm(
             total=None if self.config.minutes else self.config.steps,
@@ -258,38 +149,37 @@ class Trainer:
         )
         with bar, self._gentle_interrupt():
             if self.step == 0:
-                yield self._look([self._first_loss()], tokens=0, stepping=1.0)
-            losses: list[float] = []
+                self.losses = [self._first_loss()]
+                yield self._look(tokens=0, stepping=1.0)
             tokens, stepping = 0, 0.0
-            while self.progress() < 1 and not self.interrupted:
+            while not self.over and not self.interrupted:
                 begun = time.perf_counter()
-                loss, size = self._take_step(train_model)
-                losses.append(loss)
-                tokens += size
+                tokens += self._take_step(train_model)
                 stepping += time.perf_counter() - begun
                 self.seconds += time.perf_counter() - clock
                 clock = time.perf_counter()
                 bar.update()
-                look_now = self.step % self.config.eval_interval == 0
-                if look_now or self.progress() >= 1 or self._any_interrupt():
-                    look = self._look(losses, tokens, stepping)
+                look_now = self.step % self.config.eval_interval == 0 or self.over
+                if look_now or self._shall_stop():
+                    look = self._look(tokens, stepping)
                     bar.set_postfix_str(f"loss {look.validation.nats_per_token:.3f}")
                     yield look
-                    if look.is_last:
-                        return
-                    losses, tokens, stepping = [], 0, 0.0
+                    tokens, stepping = 0, 0.0
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that a resumed run needs: tensors by name, and facts for JSON."""
-        tensors = {f"model.{n}": p for n, p in self.model.named_parameters()}
-        for i, optimizer in enumerate(self.optimizers):
-            for j, values in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{i}.{j}.{k}": v for k, v in values.items()}
+        tensors = {f"model.{name}": t for name, t in self._kept().items()}
+        names: dict[Tensor, str] = {p: n for n, p in self.model.named_parameters()}
+        for optimizer in self.optimizers:
+            for p, slots in optimizer.state.items():
+                tensors |= {f"{slot}.{names[p]}": t for slot, t in slots.items()}
         facts = {
             "step": self.step,
             "seconds": self.seconds,
+            "losses": self.losses,
             "best": self.best,
             "looks_since_best": self.looks_since_best,
+            "optimizer": self.config.optimizer,
             "dtype": str(self.dtype).removeprefix("torch."),
         }
         return tensors, facts
@@ -301,25 +191,45 @@ class Trainer:
         Raises:
             UserError: the state belongs to another model or optimizer.
         """
+        kept = self._kept()
+        owner = {
+            p: o for o in self.optimizers for g in o.param_groups for p in g["params"]
+        }
         try:
-            for name, p in self.model.named_parameters():
-                p.copy_(tensors[f"model.{name}"])
-            for i, optimizer in enumerate(self.optimizers):
-                whole = optimizer.state_dict()
-                prefix = f"optimizer.{i}."
-                for key in (k for k in tensors if k.startswith(prefix)):
-                    j, name = key.removeprefix(prefix).split(".")
-                    whole["state"].setdefault(int(j), {})[name] = tensors[key]
-                optimizer.load_state_dict(whole)
-            self.step, self.seconds = facts["step"], facts["seconds"]
-            self.best = facts["best"]
-            self.looks_since_best = facts["looks_since_best"]
-            self.dtype = getattr(torch, facts["dtype"])
-        except (KeyError, RuntimeError, ValueError) as error:
+            if facts["optimizer"] != self.config.optimizer:
+                raise ValueError(f"it was made with {facts['optimizer']}")
+            if missing := [name for name in kept if f"model.{name}" not in tensors]:
+                raise ValueError(f"it lacks {missing[0]}")
+            for key, saved in tensors.items():
+                slot, name = key.split(".", 1)  # slot: "model", or the optimizer's own
+                mine, is_count = kept[name], slot == "step"
+                if saved.shape != mine.shape and not is_count:
+                    raise ValueError(f"{name} is {list(saved.shape)} there")
+                if slot == "model":
+                    mine.copy_(saved)
+                else:
+                    owner[mine].state[mine][slot] = saved.to(self.device)
+            self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
+            self.losses, self.best = list(facts["losses"]), float(facts["best"])
+            self.looks_since_best = int(facts["looks_since_best"])
+            if self.config.dtype == "auto":  # as it was picked then, not timed anew
+                kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+                self.dtype = kinds[facts["dtype"]]
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"the saved state does not fit this model and optimizer ({error}): "
                 "resume with the settings that the run was started with"
             ) from error
+        for optimizer in self.optimizers:
+            if isinstance(optimizer, Muon):
+                optimizer.precision = self.dtype
+
+    def _kept(self) -> dict[str, Tensor]:
+        """Trained parameters and lasting buffers; a frozen base stays out."""
+        named = dict(self.model.named_parameters())
+        trained = {name: p for name, p in named.items() if p.requires_grad}
+        own = trained | dict(self.model.named_buffers())
+        return {name: own[name] for name in self.model.state_dict() if name in own}
 
     def _wrapped(self) -> nn.Module:
         """The model as the step uses it: compiled, and averaging over processes."""
@@ -340,14 +250,13 @@ class Trainer:
     def _first_loss(self) -> float:
         """The loss of the first batch, before any step."""
         self.model.eval()
-        loss = self.loss_fn(self.model, *self._batch(0)).item()
-        return self.world.mean(loss, self.device)
+        return self.world.mean(self.loss_fn(self.model, *self._batch(0)).item())
 
-    def _take_step(self, model: nn.Module) -> tuple[float, int]:
-        """One optimizer step; its loss, and the tokens that all processes read."""
+    def _take_step(self, model: nn.Module) -> int:
+        """One optimizer step; how many tokens all processes read for it."""
         c, world = self.config, self.world
         model.train()
-        torch.manual_seed((c.seed + 1_000_003 * (self.step * world.size + world.rank)))
+        torch.manual_seed(c.seed + 1_000_003 * (self.step * world.size + world.rank))
         factor = lr_factor(self.step, self._progress_after_warmup(), c)
         loss, size, rounds = 0.0, 0, c.grad_accumulation
         for i in range(rounds):
@@ -359,7 +268,7 @@ class Trainer:
                 part.backward()
             loss += part.item()
             size += batch[0].numel() * world.size
-        loss = world.mean(loss, self.device)
+        loss = world.mean(loss)
         self._insist_on_finite(loss, "training")
         if c.grad_clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), c.grad_clip)
@@ -369,7 +278,8 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad()
         self.step += 1
-        return loss, size
+        self.losses.append(loss)
+        return size
 
     def _progress_after_warmup(self) -> float:
         c = self.config
@@ -377,21 +287,20 @@ class Trainer:
             return self.progress()
         return max(0, self.step - c.warmup_steps) / max(1, c.steps - c.warmup_steps)
 
-    def _look(self, losses: list[float], tokens: int, stepping: float) -> Look:
+    def _look(self, tokens: int, stepping: float) -> Look:
         """Evaluate; remember whether it is the best so far."""
         sample = self.evaluate(self.model, False)
         self._insist_on_finite(sample.nats_per_token, "validation")
-        is_best = sample.nats_per_token < self.best and not self.interrupted
+        training_loss, is_best = sum(self.losses) / len(self.losses), False
         if not self.interrupted:  # an extra look must not change a resumed run
+            is_best = sample.nats_per_token < self.best
             self.best = min(self.best, sample.nats_per_token)
             self.looks_since_best = 0 if is_best else self.looks_since_best + 1
-        patience = self.config.patience
-        tired = patience is not None and self.looks_since_best >= patience
-        progress = self.progress()
-        over = tired or progress >= 1
+            self.losses = []
+        progress, over = self.progress(), self.over
         return Look(
             step=self.step,
-            training_loss=sum(losses) / len(losses),
+            training_loss=training_loss,
             validation=self.evaluate(self.model, True) if over else sample,
             whole_split=over,
             is_best=is_best,
@@ -409,10 +318,9 @@ class Trainer:
                 "checkpoint is still good"
             )
 
-    def _any_interrupt(self) -> bool:
+    def _shall_stop(self) -> bool:
         """Whether rank 0 was interrupted; all ranks then end together."""
-        asked = self.world.main_says(float(self.interrupted), self.device)
-        self.interrupted = bool(asked)
+        self.interrupted = bool(self.world.main_says(float(self._asked_to_stop)))
         return self.interrupted
 
     @contextmanager
@@ -423,9 +331,9 @@ class Trainer:
             return
 
         def ask(*_: object) -> None:
-            if self.interrupted:
+            if self._asked_to_stop:
                 raise KeyboardInterrupt
-            self.interrupted = True
+            self._asked_to_stop = True
 
         before = signal.signal(signal.SIGINT, ask)
         try:
