@@ -3,8 +3,10 @@
 import os
 
 import pytest
+import torch
 
-from tinygpt.distributed import World, calm_threads
+from tinygpt.distributed import World, calm_threads, pick_device, pick_dtype
+from tinygpt.errors import UserError
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
@@ -43,3 +45,51 @@ def test_threads_are_calmed_unless_the_user_has_spoken(
         monkeypatch.delenv("OMP_WAIT_POLICY")
     calm_threads()
     assert os.environ["OMP_WAIT_POLICY"] == after
+
+
+def test_a_device_by_name() -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+    assert World().pick_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["quantum", "cuda:99", "meta"])
+def test_a_device_that_is_not_there(name: str) -> None:
+    with pytest.raises(UserError, match=f"device '{name}' cannot be used here"):
+        pick_device(name)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "apple", "name"),
+    [
+        (True, False, "cuda"),
+        (False, True, "mps"),
+        (False, False, "cpu"),
+    ],
+)
+def test_auto_prefers_what_is_fastest(
+    gpu: bool, apple: bool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def empty(size: int, device: str) -> torch.Tensor:
+        """Take down what is asked for, and give what every machine has."""
+        asked.append(device)
+        return torch.zeros(size)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apple)
+    monkeypatch.setattr(torch, "empty", empty)
+    pick_device()
+    World(rank=5, size=8, local_rank=1).pick_device()
+    assert asked == [name, "cuda:1" if name == "cuda" else name]
+
+
+def test_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert pick_dtype("float32", cpu) == torch.float32
+    assert pick_dtype("bfloat16", cpu) == torch.bfloat16
+    assert pick_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
+    assert pick_dtype("auto", torch.device("mps")) == torch.float32
+    for able, dtype in [(True, torch.bfloat16), (False, torch.float32)]:
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda able=able: able)
+        assert pick_dtype("auto", gpu) == dtype

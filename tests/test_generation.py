@@ -63,7 +63,7 @@ def naive_probabilities(
     return [share.get(i, 0.0) for i in range(len(logits))]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 @given(
     st.lists(
         st.one_of(st.integers(-3, 3).map(float), st.floats(-9, 9)),
