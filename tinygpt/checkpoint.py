@@ -169,9 +169,9 @@ class RunFolder:
             for old in OF_ONE_RUN:
                 (self.path / old).unlink(missing_ok=True)
             tokenizer.save(self.path / "tokenizer.tiktoken")
-        settings = {"format": FORMAT, "tokenizer": tokenizer.name}
+        settings = {"format": FORMAT, "entries": tokenizer.vocab_size}
         self._write_settings(
-            settings | {"model": asdict(model), "train": asdict(train)}
+            settings | {"model": asdict(model), "train": asdict(train)} | more
         )
 
     def change(self, train: TrainConfig) -> None:
@@ -208,7 +208,14 @@ class RunFolder:
 
     def tokenizer(self) -> Tokenizer:
         """The vocabulary that the run was trained with."""
-        return Tokenizer.load(self.path / "tokenizer.tiktoken")
+        path, wanted = self.path / "tokenizer.tiktoken", self.settings().get("entries")
+        tokenizer = Tokenizer.load(path)
+        check(
+            tokenizer.vocab_size == wanted,
+            f"{path} has {tokenizer.vocab_size} entries instead of {wanted}: "
+            "it was cut off or replaced",
+        )
+        return tokenizer
 
     def save_last(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Write the state to resume from."""
@@ -237,13 +244,8 @@ class RunFolder:
         """The best model so far, its tokenizer, and what was noted with it."""
         config, _ = self.configs()
         model = GPT(config)
-        facts, tokenizer = self.load_best(model), self.tokenizer()
-        check(
-            tokenizer.vocab_size <= config.vocab_size,
-            f"{self.path} has a tokenizer of {tokenizer.vocab_size} entries, but its "
-            f"model knows {config.vocab_size}: a file was replaced",
-        )
-        return model.eval(), tokenizer, facts
+        facts = self.load_best(model)
+        return model.eval(), self.tokenizer(), facts
 
     def follow(self, trainer: Any, show_progress: bool = False) -> Iterator[Any]:
         """Run a `Trainer` and keep what it does: best, last, log, the final weights.

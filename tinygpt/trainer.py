@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from tinygpt.muon import Muon
 from tinygpt.optimizers import lr_factor, make_optimizers
 
 
+@runtime_checkable
 class BatchSource(Protocol):
     """Where training batches come from: a pure function of the step."""
 
@@ -148,7 +149,7 @@ class Trainer:
             leave=False,
         )
         with bar, self._gentle_interrupt():
-            if self.step == 0:
+            if math.isinf(self.best):  # nothing has been looked at yet
                 self.losses = [self._first_loss()]
                 yield self._look(tokens=0, stepping=1.0)
             tokens, stepping = 0, 0.0
