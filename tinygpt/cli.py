@@ -15,8 +15,11 @@ from tinygpt.config import PRESETS
 from tinygpt.distributed import World, calm_threads
 from tinygpt.errors import UserError
 from tinygpt.options import (
+    Chat,
     Data,
     Eval,
+    Export,
+    Finetune,
     Generate,
     Info,
     Tokenize,
@@ -140,6 +143,136 @@ def run_generate(args: Generate) -> None:
     _speak(model, tokenizer, args)
 
 
+def run_finetune(args: Finetune) -> None:
+    """Fine-tune, printing every look; then answer the same questions twice."""
+    calm_threads()
+    from tinygpt.finetune import PROMPTS, finetune_in, load_model, open_run, prepare
+    from tinygpt.pretrain import draw_in
+
+    world = World.from_environment()
+    tell: Callable[..., None] = say if world.is_main else lambda *words: None
+    path = run_path(args.out, args.name, "finetune")
+    folder, config = open_run(path, args.config, args.resume)
+    world.start(world.pick_device(config.device).type)
+    try:
+        run = prepare(config, world)
+        trainer = run.trainer
+        trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+        tell(
+            f"{path}: {config.model} on {config.data}, {run.n_train} training and "
+            f"{run.n_val} validation windows, {trained:,} of "
+            f"{run.model.n_parameters():,} parameters train, {trainer.config.steps} steps"
+        )
+        looks = finetune_in(folder, run, args.resume, show_progress=True)
+        if args.tensorboard and world.is_main:
+            looks = draw_in(path, looks)
+        for look in looks:
+            _above_bar(tell, look)
+        if trainer.interrupted:
+            tell(
+                f"Stopped after step {trainer.step}. Go on with: tinygpt finetune "
+                f"--resume --name {path.name} --out {args.out}"
+            )
+            sys.exit(130)
+    finally:
+        world.stop()
+    if world.is_main:
+        size = (path / "best.safetensors").stat().st_size
+        what = "adapters" if config.lora else "weights"
+        say(f"Saved in {path}: {size / 1e6:.2f} MB of {what}.")
+        before, after = load_model(config.model), load_model(path)
+        for prompt in PROMPTS if run.is_chat else ():
+            say(f"\nUser:   {prompt}")
+            for when, chatter in (("before", before), ("after", after)):
+                say(f"{when + ':':<7} {one_answer(*chatter, prompt, config.seed)}")
+        say(f"\nTalk to it: tinygpt chat --model {path}")
+
+
+def one_answer(model: Any, tokenizer: Any, prompt: str, seed: int) -> str:
+    """A short answer on one line."""
+    from tinygpt.chat import answer
+
+    asked = [{"role": "user", "content": prompt}]
+    pieces = answer(model, tokenizer, asked, max_new_tokens=60, seed=seed)
+    return " ".join("".join(pieces).split())
+
+
+def run_chat(args: Chat) -> None:
+    """One conversation in the terminal, until /quit or the end of input."""
+    calm_threads()
+    from tinygpt.finetune import load_model
+
+    source = args.model or str(choose_run(None))
+    model, tokenizer = load_model(source)
+    say(f"This is {source}. /reset forgets, /quit leaves, Ctrl-C stops an answer.")
+    history: list[dict[str, str]] = []
+    while True:
+        try:
+            asked = input("You: ").strip()
+        except EOFError:
+            return say()
+        except KeyboardInterrupt:
+            say("\n(/quit leaves)")
+            continue
+        if asked == "/quit":
+            return None
+        if asked == "/reset":
+            history.clear()
+            say("(forgotten)")
+        elif asked.startswith("/"):
+            say("(the commands are /reset and /quit)")
+        elif asked:
+            history += _turn(model, tokenizer, [*history, _said("user", asked)], args)
+
+
+def _said(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _turn(
+    model: Any, tokenizer: Any, messages: list[dict[str, str]], args: Chat
+) -> list[dict[str, str]]:
+    """Print the answer to the last message; both, or nothing if it was too long."""
+    from tinygpt.chat import answer
+
+    pieces: list[str] = []
+    print("Assistant: ", end="", flush=True)
+    try:
+        for piece in answer(
+            model,
+            tokenizer,
+            messages,
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            seed=args.seed,
+        ):
+            print(piece, end="", flush=True)
+            pieces.append(piece)
+    except KeyboardInterrupt:
+        print(" (stopped)", end="")
+    except UserError as error:
+        say(f"({error})")
+        return []
+    say()
+    return [messages[-1], _said("assistant", "".join(pieces))]
+
+
+def run_export(args: Export) -> None:
+    """Write a model for other programs."""
+    calm_threads()
+    import torch
+
+    from tinygpt.finetune import load_model
+    from tinygpt.pretrained import export_gpt2
+
+    model, tokenizer = load_model(args.model)
+    export_gpt2(model, tokenizer, args.out, dtype=getattr(torch, args.dtype))
+    size = sum(file.stat().st_size for file in args.out.iterdir())
+    say(f"{args.out}: {model.n_parameters():,} parameters, {size / 1e6:.1f} MB")
+
+
 def run_eval(args: Eval) -> None:
     """Print the model's losses beside the baselines, and its longest recitation."""
     calm_threads()
@@ -249,6 +382,9 @@ def run_info(args: Info) -> None:
 RUN: dict[type, Callable[[Any], None]] = {
     Train: run_train,
     Generate: run_generate,
+    Finetune: run_finetune,
+    Chat: run_chat,
+    Export: run_export,
     Eval: run_eval,
     Tokenize: run_tokenize,
     Data: run_data,

@@ -224,6 +224,77 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class FinetuneConfig:
+    """One fine-tuning run. The defaults suit pocket-gpt2 and the support chats."""
+
+    model: str = "pocket-gpt2"
+    """pocket-gpt2, gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2, a folder in
+    GPT-2's format, or a run folder."""
+    data: str = "support-chats"
+    """support-chats, a .jsonl file of chats, or any text."""
+    scratch: bool = False
+    """Start the same shape from random weights, to see what the model's past is worth."""
+    epochs: float = 5.0
+    """How often every conversation is seen."""
+    batch_size: int = 4
+    """Windows per step; a window holds as many conversations as fit."""
+    grad_accumulation: int = 1
+    """Rounds of forward and backward whose gradients are averaged into one step."""
+    window: int | None = None
+    """Tokens per window; the model's context length if not given."""
+    lr: float = 1e-3
+    """AdamW's learning rate."""
+    weight_decay: float = 0.01
+    """Decay of the matrices, per unit of learning rate."""
+    warmup_steps: int = 5
+    """Steps during which the learning rate rises from zero."""
+    grad_clip: float = 1.0
+    """Scale gradients down to this total length; 0 leaves them alone."""
+    dropout: float = 0.1
+    """Share of the numbers set to zero while training."""
+    lora: bool = False
+    """Train low-rank adapters only and keep the model as it is."""
+    lora_rank: int = 8
+    """Rank of the adapters."""
+    lora_alpha: float = 16.0
+    """Adapters are scaled by lora_alpha / lora_rank."""
+    lora_dropout: float = 0.0
+    """Share of an adapter's inputs set to zero while training."""
+    recompute: bool = False
+    """Compute blocks again in the backward pass: less memory, more time."""
+    eval_interval: int = 20
+    """Steps between two looks at the losses."""
+    patience: int | None = 3
+    """Stop after this many looks without a better validation loss."""
+    minutes: float | None = None
+    """Train for this much wall-clock time instead of a number of epochs."""
+    seed: int = 1337
+    """Where all chance starts."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the matrix products; auto takes bfloat16 where it is faster."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check(self.epochs > 0, f"epochs must be more than 0, not {self.epochs}")
+        for name in ("lora_rank", "lora_alpha", "window"):
+            value = getattr(self, name)
+            check(value is None or value > 0, f"{name} must be positive, not {value}")
+        for name in ("dropout", "lora_dropout"):
+            value = getattr(self, name)
+            check(0 <= value < 1, f"{name} must be in [0, 1), not {value}")
+        self.train_config(steps=10**9)  # checks the rest
+
+    def train_config(self, steps: int) -> TrainConfig:
+        """The trainer's settings for `steps` optimizer steps."""
+        shared = {f.name for f in fields(self)} & {f.name for f in fields(TrainConfig)}
+        same: dict[str, Any] = {name: getattr(self, name) for name in shared}
+        same["warmup_steps"] = min(self.warmup_steps, steps)
+        return TrainConfig(dataset=self.data, tokenizer=self.model, steps=steps, **same)
+
+
+@dataclass(frozen=True)
 class Preset:
     """A model and the run that trains it."""
 
@@ -283,6 +354,21 @@ PRESETS = {
             beta1=0.8,
             schedule="linear",
             decay_fraction=0.6,
+        ),
+    ),
+    # GPT-2's shape at pocket size, trained with care: the model that ships.
+    "pocket": Preset(
+        GPTConfig(context_length=128, d_model=192, n_heads=6, n_layers=6, dropout=0.2),
+        TrainConfig(
+            steps=640,
+            optimizer="muon",
+            lr=2e-3,
+            embedding_lr=4e-3,
+            muon_lr=0.01,
+            weight_decay=0.1,
+            warmup_steps=20,
+            eval_windows=200,
+            patience=6,
         ),
     ),
     # The 240-line demo that the course grew out of, without its dead rows.

@@ -26,6 +26,8 @@ from tinygpt.errors import UserError
 Tokens = Int[Tensor, " N"] | Integer[np.ndarray, " N"]
 Batch = tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]
 
+Chat = list[dict[str, str]]  # messages, each with "role" and "content"
+
 TEXT_SUFFIXES = {".txt", ".md", ".jsonl"}
 
 
@@ -200,7 +202,35 @@ def _find(name: str) -> list[Path]:
     return files
 
 
+def load_chats(name_or_path: str) -> list[Chat]:
+    """The conversations of a corpus by name or of a .jsonl file, in order.
+
+    Each line is one object {"messages": [{"role": "user", "content": "Hello"}, ...]}.
+    Raises `UserError` for a missing or empty file and for a line that is no chat.
+    """
+    corpus = CORPORA.get(name_or_path)
+    paths = [shipped(corpus.filename)] if corpus else _find(name_or_path)
+    try:
+        chats = [chat for path in paths for chat in _parse_chats(_decode(path), path)]
+    except OSError as error:
+        raise UserError(f"Cannot read the chats ({error}): check the path.") from error
+    if not chats:
+        raise UserError(f"{name_or_path} is empty: give a file with chats in it.")
+    return chats
+
+
 def _read(path: Path) -> str:
+    """The text of one file; chats as a message per line, a blank line between them."""
+    text = _decode(path)
+    if path.suffix.lower() != ".jsonl":
+        return text
+    return "\n".join(
+        "".join(f"{said['role'].capitalize()}: {said['content']}\n" for said in chat)
+        for chat in _parse_chats(text, path)
+    )
+
+
+def _decode(path: Path) -> str:
     """The text of one file, without a byte-order mark, line ends as they are."""
     raw = path.read_bytes()
     try:
@@ -213,29 +243,30 @@ def _read(path: Path) -> str:
             f"{path} is not UTF-8 text (byte {raw[at]:#04x} at offset {at}): save it "
             "as UTF-8 or give another file."
         )
-    return _chat_text(text, path) if path.suffix.lower() == ".jsonl" else text
+    return text
 
 
-def _chat_text(jsonl: str, path: Path) -> str:
-    """Chats, one JSON object with `messages` per line, as plain text."""
-    chats = []
+def _parse_chats(jsonl: str, path: Path) -> list[Chat]:
+    """Chats, one JSON object with `messages` per line; white space is folded."""
+    chats: list[Chat] = []
     # Not splitlines(): U+2028 and its like may stand unescaped in a JSON string.
     for number, line in enumerate(jsonl.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             chat = [
-                f"{said['role'].capitalize()}: {' '.join(said['content'].split())}"
+                {"role": said["role"], "content": " ".join(said["content"].split())}
                 for said in json.loads(line)["messages"]
             ]
-            "".join(chat).encode("utf-8")  # an escaped lone surrogate is not text
+            # An escaped lone surrogate is not text, a role that is no word is no role.
+            "".join(said["role"] + said["content"] for said in chat).encode("utf-8")
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(
                 f'{path} line {number} is not a chat like {{"messages": [{{"role": '
                 '"user", "content": "Hello"}]}: mend the line or give a .txt file.'
             ) from error
-        chats.append("\n".join(chat) + "\n")
-    return "\n".join(chats)
+        chats.append(chat)
+    return chats
 
 
 def split_tokens(

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tinygpt.block import NORMS, TransformerBlock
 from tinygpt.config import GPTConfig
@@ -36,6 +37,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = c = config
+        self.recompute = False  # Chen et al. (2016), "Training Deep Nets", section 4
         self.token_embedding = TokenEmbedding(c.vocab_size, c.d_model)
         self.positions: nn.Module | None = None
         self.rotary: RotaryPositions | None = None
@@ -164,10 +166,12 @@ class GPT(nn.Module):
         if past and n_new > 1:
             mask = causal_mask(n_new, past + n_new).to(ids.device)
         rotate = self.rotary and partial(self.rotary, positions=positions)
+        recompute = self.recompute and self.training
         x = self.embed(ids, positions)
         for layer, block in enumerate(self.blocks):
             extend = cache and partial(cache.extend, layer)
-            x = block(x, mask=mask, is_causal=is_causal, rotate=rotate, extend=extend)
+            go = partial(checkpoint, block, use_reentrant=False) if recompute else block
+            x = go(x, mask=mask, is_causal=is_causal, rotate=rotate, extend=extend)
         if cache:
             cache.advance(n_new)
         return self.logits(x)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from tinygpt.config import PRESETS, GPTConfig, TrainConfig, check
+from tinygpt.config import PRESETS, FinetuneConfig, GPTConfig, TrainConfig, check
 from tinygpt.distributed import calm_threads
 from tinygpt.errors import UserError
 
@@ -99,6 +99,50 @@ class Generate(Sampling, RunChoice):
 
 
 @dataclass
+class Finetune:
+    """Fine-tune a trained model on conversations or text, in full or with LoRA.
+
+    At the end the model as it was and the model as it is answer the same questions
+    with the same seed.
+    """
+
+    name: str | None = None
+    """The run's name; "finetune", numbered if it is taken."""
+    out: Path = Path("runs")
+    """The folder that holds the runs."""
+    resume: bool = False
+    """Go on with the run `name` as it was started; start it if there is none."""
+    tensorboard: bool = False
+    """Write the losses for TensorBoard, too (needs the package tensorboard)."""
+    config: tyro.conf.OmitArgPrefixes[FinetuneConfig] = field(
+        default_factory=FinetuneConfig
+    )
+
+
+@dataclass
+class Chat(Sampling):
+    """Talk to a fine-tuned model: /reset forgets, /quit leaves, Ctrl-C stops an answer."""
+
+    model: str | None = None
+    """A run folder, a folder in GPT-2's format, pocket-gpt2, gpt2, ...; the latest run
+    in ./runs if not given."""
+
+
+@dataclass
+class Export:
+    """Write a trained model in GPT-2's format, for transformers and other programs."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A run folder, or another model that `chat` takes."""
+    out: Path
+    """The folder to make."""
+    format: Literal["hf"] = "hf"
+    """hf: config.json, model.safetensors and tokenizer.json, as on the Hub."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """How a number is stored; float16 halves the file."""
+
+
+@dataclass
 class Eval(RunChoice):
     """Measure a trained model: bits per byte, baselines, memorisation."""
 
@@ -137,7 +181,17 @@ class Info:
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     kind.__name__.lower(): kind
-    for kind in (Train, Generate, Eval, Tokenize, Data, Info)
+    for kind in (
+        Train,
+        Generate,
+        Finetune,
+        Chat,
+        Export,
+        Eval,
+        Tokenize,
+        Data,
+        Info,
+    )
 }
 
 
