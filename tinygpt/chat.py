@@ -209,7 +209,7 @@ def answer(
         seed=seed,
         stop_token=tokenizer.end_of_text,
     )
-    ids = (token.item() for token in tokens)
+    ids = (int(token) for token in tokens)
     said = (i for i in ids if i != tokenizer.end_of_text)
     first = True
     for piece in stream_text(said, tokenizer):

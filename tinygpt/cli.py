@@ -160,8 +160,8 @@ def run_finetune(args: Finetune) -> None:
         trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
         tell(
             f"{path}: {config.model} on {config.data}, {run.n_train} training and "
-            f"{run.n_val} validation windows, {trained:,} of "
-            f"{run.model.n_parameters():,} parameters train, {trainer.config.steps} steps"
+            f"{run.n_val} validation windows, {trainer.config.steps} steps; "
+            f"{trained:,} of {run.model.n_parameters():,} parameters train"
         )
         looks = finetune_in(folder, run, args.resume, show_progress=True)
         if args.tensorboard and world.is_main:

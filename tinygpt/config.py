@@ -233,7 +233,7 @@ class FinetuneConfig:
     data: str = "support-chats"
     """support-chats, a .jsonl file of chats, or any text."""
     scratch: bool = False
-    """Start the same shape from random weights, to see what the model's past is worth."""
+    """Start the same shape from random weights: what is the model's past worth?"""
     epochs: float = 5.0
     """How often every conversation is seen."""
     batch_size: int = 4

@@ -121,7 +121,10 @@ class Finetune:
 
 @dataclass
 class Chat(Sampling):
-    """Talk to a fine-tuned model: /reset forgets, /quit leaves, Ctrl-C stops an answer."""
+    """Talk to a fine-tuned model in the terminal.
+
+    /reset forgets what was said, /quit leaves, Ctrl-C stops an answer.
+    """
 
     model: str | None = None
     """A run folder, a folder in GPT-2's format, pocket-gpt2, gpt2, ...; the latest run
