@@ -171,7 +171,9 @@ def draw_in(path: Path, looks: Iterable[Look]) -> Iterator[Look]:
         raise UserError(f"cannot write to {path}: {error}") from error
     with board:
         for look in looks:
-            for name, value in look.record().items():
-                board.add_scalar(name, value, look.step)
+            record = look.record()
+            step = record.pop("step")
+            for name, value in record.items():
+                board.add_scalar(name, value, step)
             board.flush()
             yield look
