@@ -16,9 +16,20 @@ help: ## list the targets
 train: .venv/.core ## train a small GPT on the CPU and let it speak
 	$(BIN)/tinygpt train $(ARGS)
 
-# Two workers with one thread each: as fast as two cores allow, and repeatable.
-test: .venv/.dev ## run all tests; at least 95 % of the lines must be covered
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov=tinygpt $(ARGS)
+# No page shows an output that today's code would not print: what is stale runs again.
+book: .venv/.book ## build the site into book/_build/html
+	$(BIN)/python book/notebooks.py renew --stale
+	$(BIN)/jupyter-book build . --path-output book -n -W --keep-going
+
+serve: book ## build the site and open it in the browser
+	@(sleep 1; $(BIN)/python -m webbrowser http://localhost:8000/) &
+	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory book/_build/html
+
+# Two workers with one thread each: as fast as two cores allow, and repeatable. nbval
+# runs the chapters and compares what they show with what is stored.
+NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
+test: .venv/.dev ## run all tests and chapters; 95 % of the lines must be covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov=tinygpt $(NBVAL) $(ARGS)
 
 lint: .venv/.dev ## check style, types, and who imports whom
 	$(BIN)/ruff check .
@@ -32,12 +43,13 @@ clean: ## remove what was built; .venv and runs/ stay
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # A stamp per set of packages. The plain set is part of each, so its stamp is renewed.
-.venv/.dev: EXTRAS := [dev,hub]
-.venv/.core .venv/.dev: pyproject.toml requirements.lock
+.venv/.book: EXTRAS := [book]
+.venv/.dev: EXTRAS := [dev,hub,book]
+.venv/.core .venv/.book .venv/.dev: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("TinyGPT needs Python 3.10 or newer: make PYTHON=python3.12")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv (the first time takes a few minutes) ..."
 	@$(BIN)/python -m pip install --quiet -c requirements.lock -e ".$(EXTRAS)"
 	@touch .venv/.core $@
 
-.PHONY: help train test lint clean
+.PHONY: help train book serve test lint clean

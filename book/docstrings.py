@@ -1,8 +1,8 @@
 """A Sphinx extension: the docstrings are Markdown-like, Sphinx reads reStructuredText.
 
-Turns `code` into ``code``, <https://links> into links, and shields stray stars, so that
-the API reference is made from the docstrings as they are written. What it leaves out:
-everything else of Markdown; our docstrings use nothing else.
+Turns `code` into ``code``, shields stray stars and bars, and keeps indented blocks of a
+module's docstring as they are, so that the API reference is made from the docstrings as
+they are written. What it leaves out: the rest of Markdown, which they do not use.
 """
 
 import re
@@ -14,10 +14,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the package i
 
 
 def to_rst(line: str) -> str:
-    """One line of a docstring as reStructuredText.
+    r"""One line of a docstring as reStructuredText.
 
     >>> to_rst("`q` times *B")
-    '``q`` times \\\\*B'
+    '``q`` times \\*B'
     """
     if line.lstrip().startswith((">>>", "...")):
         return line
@@ -30,9 +30,23 @@ def to_rst(line: str) -> str:
     return "".join(pieces)
 
 
-def process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list) -> None:
+def keep_blocks(lines: list[str]) -> list[str]:
+    """Indented lines as literal blocks, the others converted."""
+    result, inside = [], False
+    for line in lines:
+        indented = line.startswith("    ") or (inside and not line)
+        if indented != inside:
+            result += ["", "::", ""] if indented else [""]
+        result.append(line if indented else to_rst(line))
+        inside = indented
+    return result
+
+
+def process(
+    app: Any, what: str, name: str, obj: Any, options: Any, lines: list
+) -> None:
     """Rewrite the lines of one docstring in place."""
-    lines[:] = [to_rst(line) for line in lines]
+    lines[:] = keep_blocks(lines) if what == "module" else map(to_rst, lines)
 
 
 def setup(app: Any) -> dict[str, bool]:
