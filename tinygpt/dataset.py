@@ -13,7 +13,6 @@ from os.path import expanduser
 from pathlib import Path
 
 import numpy as np
-import pooch
 import requests
 import torch
 from jaxtyping import Int, Integer
@@ -104,6 +103,8 @@ def fetch(corpus: Corpus, timeout: float = 20.0, retries: int = 2) -> Path:
     it waits 1 s before the first retry, 2 s before the second. `timeout` is the longest
     silence of the server in seconds. Raises `UserError` with the reason and what to do.
     """
+    import pooch  # its tqdm.auto warns in every notebook without ipywidgets
+
     assert corpus.url is not None, f"{corpus.name} ships with the course"
     url, size = corpus.url, corpus.bytes
 
