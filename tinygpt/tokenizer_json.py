@@ -1,8 +1,9 @@
 """A byte-pair tokenizer as Hugging Face's tokenizer.json, and back.
 
 `tokenizer_json` describes our `Tokenizer` so that the library tokenizers gives the
-same ids; `read_tokenizer_json` reads such a file if it works as GPT-2's does. What it
-leaves out: every other kind of tokenizer, which it refuses.
+same ids; `read_tokenizer_json` reads such a file if it works as GPT-2's does. (Both
+libraries carry tables of Unicode: letters newer than version 14 may be split into words
+differently.) What it leaves out: every other kind of tokenizer, which it refuses.
 """
 
 import json
