@@ -19,6 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 from torch import Tensor
 
+Numbers = Sequence[int | float] | Tensor
+
 PAPER, INK, SOFT, GRID = "#fbfaf6", "#26262e", "#6b6b76", "#dcdad2"
 BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 SKY, YELLOW = "#56b4e9", "#e69f00"
@@ -202,8 +204,8 @@ def positional_encoding(
 
 
 def lines(
-    x: Sequence[float] | Tensor,
-    series: Mapping[str, Sequence[float] | Tensor],
+    x: Numbers,
+    series: Mapping[str, Numbers],
     *,
     ax: Axes | None = None,
     title: str = "",
@@ -222,9 +224,9 @@ def lines(
 
 
 def loss_curves(
-    steps: Sequence[float] | Tensor,
-    losses: Mapping[str, Sequence[float] | Tensor],
-    baselines: Mapping[str, float] | None = None,
+    steps: Numbers,
+    losses: Mapping[str, Numbers],
+    baselines: Mapping[str, int | float] | None = None,
     *,
     ax: Axes | None = None,
     title: str = "",
@@ -248,7 +250,7 @@ def loss_curves(
 
 def bars(
     labels: Sequence[str],
-    values: Sequence[float] | Tensor,
+    values: Numbers,
     *,
     highlight: int | None = None,
     ax: Axes | None = None,
@@ -316,7 +318,7 @@ def token_strip(
     return ax
 
 
-def _numbers(values: Sequence[float] | Tensor) -> list[float]:
+def _numbers(values: Numbers) -> list[float]:
     """Plain floats of a tensor or of any sequence."""
     numbers: list[float] = torch.as_tensor(values).detach().double().flatten().tolist()
     return numbers
