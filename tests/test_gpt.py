@@ -97,6 +97,17 @@ def test_forward_is_its_steps_with_an_explicit_mask(positions: str) -> None:
         torch.testing.assert_close(gpt(ids), expected, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_rotary_positions_are_relative(positions: str) -> None:
+    """Queries and keys turn alike: only their distance is left."""
+    gpt, ids = model(positions=positions), torch.randint(V, (B, T))
+    later = gpt(ids, positions=torch.arange(6, 6 + T))
+    same = torch.allclose(gpt(ids), later, rtol=0, atol=5e-6)
+    assert same == (positions == "rotary")
+    wider = gpt(ids, positions=2 * torch.arange(T))
+    assert not torch.allclose(gpt(ids), wider, atol=1e-2)
+
+
 DOCUMENTS = torch.tensor([[0] * 3 + [1] * 7 + [2]])
 PLACES = torch.tensor([[*range(3), *range(7), 0]])
 
