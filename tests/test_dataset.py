@@ -299,9 +299,12 @@ def test_shipped_text_is_byte_for_byte_the_one_described(name: str) -> None:
 
 def test_data_readme_states_every_file() -> None:
     readme = shipped("README.md").read_text(encoding="utf-8")
-    for path in set(shipped("README.md").parent.iterdir()) - {shipped("README.md")}:
-        raw = path.read_bytes()
-        row = f"| `{path.name}` | {len(raw):,} | `{hashlib.sha256(raw).hexdigest()}` |"
+    data = shipped("README.md").parent
+    files = [path for path in data.rglob("*.*") if path.name != "README.md"]
+    assert len(files) >= 7
+    for path in files:
+        raw, name = path.read_bytes(), path.relative_to(data).as_posix()
+        row = f"| `{name}` | {len(raw):,} | `{hashlib.sha256(raw).hexdigest()}` |"
         assert row in readme
     for corpus in CORPORA.values():
         assert (
