@@ -24,7 +24,13 @@ MODEL = {
     "d_ff": 20,
     "dropout": 0.1,
 }
-TRAIN = {"steps": 40, "batch_size": 3, "eval_interval": 10, "eval_windows": 5}
+TRAIN = {
+    "steps": 40,
+    "batch_size": 3,
+    "eval_interval": 10,
+    "eval_windows": 5,
+    "checkpoint_interval": 10,
+}
 
 
 def write_text(folder: Path) -> tuple[Path, Path]:

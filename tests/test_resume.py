@@ -1,0 +1,200 @@
+"""Runs in processes of their own: killed, stopped by Ctrl-C, shared between two.
+
+Each one that is cut off goes on, and ends as one that nothing happened to.
+"""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from tiny_run import assert_same_tensors, exit_code, words
+
+from tinygpt.checkpoint import RunFolder, load_tensors
+
+SECONDS = 200  # until a process that hangs is given up; far more than it needs
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(ROOT),
+    "PYTHONUNBUFFERED": "1",
+    "OMP_NUM_THREADS": str(torch.get_num_threads()),
+}
+
+# A process that kills itself before it puts a certain file in place for the nth time.
+KILLER = """
+import os, signal, sys
+from pathlib import Path
+from tinygpt.cli import main
+
+name, n, replace = sys.argv[1], int(sys.argv[2]), Path.replace
+
+def deadly(part, path):
+    global n
+    n -= path.name == name
+    if not n:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(part, path)
+
+Path.replace = deadly
+main(sys.argv[3:])
+"""
+
+
+def series(run: Path) -> list[tuple[int, float, float]]:
+    """The log without what the clock says."""
+    names = ("step", "training_loss", "validation_loss")
+    return [tuple(line[name] for name in names) for line in RunFolder(run).read_log()]
+
+
+def state(run: Path, file: str = "last") -> dict[str, torch.Tensor]:
+    return load_tensors(run / f"{file}.safetensors")[0]
+
+
+def assert_same_run(mine: Path, theirs: Path) -> None:
+    assert series(mine) == series(theirs)
+    for file in ("last", "best"):
+        assert_same_tensors(state(mine, file), state(theirs, file))
+    plain = [torch.load(run / "model-ckpt.pt") for run in (mine, theirs)]
+    assert_same_tensors(*plain)
+    assert not list(mine.glob(".*"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all these runs, with one that nothing happened to: `whole`."""
+    home = tmp_path_factory.mktemp("home")
+    assert exit_code(words(home, "whole", optimizer="muon")) == 0
+    return home
+
+
+@pytest.mark.parametrize(
+    ("file", "n"),
+    [
+        ("log.jsonl", 1),  # in the first look: the best is there, the rest is not
+        ("last.safetensors", 3),  # at step 20: all but the state to resume from
+    ],
+)
+def test_a_killed_run_goes_on_bit_for_bit(file: str, n: int, home: Path) -> None:
+    name = f"killed-{n}"
+    argv = words(home, name, optimizer="muon")
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLER, file, str(n), *argv],
+        env=ENVIRONMENT,
+        capture_output=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    run = home / "runs" / name
+    assert (run / f".{file}.part").exists()
+    assert exit_code([*argv, "--resume"]) == 0
+    assert_same_run(run, home / "runs" / "whole")
+
+
+@pytest.mark.parametrize(
+    ("sign", "line"),
+    [
+        (signal.SIGKILL, "parameters"),  # before the first step
+        (signal.SIGKILL, "Step: 20 "),
+        (signal.SIGINT, "Step: 10 "),
+    ],
+)
+def test_a_signal_from_outside(sign: signal.Signals, line: str, home: Path) -> None:
+    """`python -m tinygpt train`, hit as soon as it has printed `line`.
+
+    Of its 4,000 steps most are still to come then. It goes on for 20 more, and is
+    compared with a run of as many; the learning rate is constant.
+    """
+    name = f"hit-{sign.name}-{line.split(':')[0]}"
+    argv = words(home, name, optimizer="muon", steps=4000, schedule="constant")
+    run = home / "runs" / name
+    with subprocess.Popen(
+        [sys.executable, "-m", "tinygpt", *argv],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for said in process.stdout:
+            if line in said:
+                process.send_signal(sign)
+                break
+        rest = process.stdout.read().splitlines()
+        code, complaint = process.wait(SECONDS), process.stderr.read()
+    assert complaint == ""
+    again = [*argv, "--resume"]
+    if sign == signal.SIGKILL:
+        assert code == -signal.SIGKILL
+    else:
+        assert code == 130
+        told = rest[-1]
+        saved = RunFolder(run).load_last()[1]["step"]
+        assert told.startswith(f"Stopped after step {saved}. Go on with: tinygpt train")
+        again = [*shlex.split(told.partition("tinygpt ")[2]), "--prompt", ""]
+    reached = series(run)[-1][0] if (run / "log.jsonl").exists() else 0
+    assert reached < 3990
+    goal = reached + 20
+    assert exit_code([*again, "--steps", str(goal)]) == 0
+
+    other = f"not-{name}"
+    calm = words(home, other, optimizer="muon", steps=goal, schedule="constant")
+    assert exit_code(calm) == 0
+    assert_same_run(run, home / "runs" / other)
+
+
+# --- Two processes -----------------------------------------------------------------
+
+
+def has_loopback() -> bool:
+    """Whether two processes of this machine can talk at all."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_loopback(), reason="the loopback interface is down")
+def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None:
+    """Losses to 1e-4, weights to 1e-3: the sums of gradients are rounded otherwise."""
+    settings = {"optimizer": "muon", "dropout": 0.0, "steps": 20}
+    argv = words(tmp_path, "pair", **settings, grad_accumulation=2)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    ended = subprocess.run(
+        [*torchrun, "--nproc-per-node", "2", "-m", "tinygpt", *argv],
+        env=ENVIRONMENT | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=SECONDS,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    said = ended.stdout.splitlines()
+    assert [line.split(" Training")[0] for line in said if "Step:" in line] == [
+        "Step: 0",
+        "Step: 10",
+        "Step: 20",
+    ]
+    assert sum("parameters" in line for line in said) == 1
+    assert sum("Saved in" in line for line in said) == 1
+
+    one = words(tmp_path, "one", **settings, batch_size=12)
+    assert exit_code(one) == 0
+    pair, alone = tmp_path / "runs" / "pair", tmp_path / "runs" / "one"
+    for mine, theirs in zip(series(pair)[1:], series(alone)[1:], strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-4)
+    weights = state(alone)
+    for name, tensor in state(pair).items():
+        torch.testing.assert_close(tensor, weights[name], atol=1e-3, rtol=1e-2)
+    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"pair", "one"}
