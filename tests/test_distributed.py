@@ -93,3 +93,11 @@ def test_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
     for able, dtype in [(True, torch.bfloat16), (False, torch.float32)]:
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda able=able: able)
         assert pick_dtype("auto", gpu) == dtype
+
+
+def test_what_each_rank_adds_to_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are silent here, so each result is this rank's own share."""
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: None)
+    first, second = World(rank=0, size=2), World(rank=1, size=2)
+    assert (first.mean(3.0), second.mean(3.0)) == (1.5, 1.5)
+    assert (first.main_says(3.0), second.main_says(3.0)) == (3.0, 0.0)
