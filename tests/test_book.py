@@ -7,6 +7,7 @@ looked at in `test_site`.
 import ast
 import importlib
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ from typing import Any
 import matplotlib as mpl
 import nbformat
 import pytest
+import torch
 import yaml
 
 import tinygpt
@@ -248,6 +250,21 @@ def test_formulas_and_scripts_come_with_the_site() -> None:
     assert len(list(fonts.glob("*.woff"))) > 20
     for page in PAGES:
         assert "<script" not in page.read_text(encoding="utf-8")
+
+
+def test_the_widgets_show_what_the_trained_model_says() -> None:
+    text = (ROOT / "book" / "_static" / "widget_data.js").read_text(encoding="utf-8")
+    stored = json.loads(text.split("window.tinygptData=")[1].rstrip(";\n"))
+    fresh = load_tool("widget_data").widget_data()
+    assert stored["attention"]["tokens"] == fresh["attention"]["tokens"]
+    for part, name in (("attention", "weights"), ("sampling", "logits")):
+        torch.testing.assert_close(
+            torch.tensor(stored[part][name]),
+            torch.tensor(fresh[part][name]),
+            atol=0.021,  # two roundings, and another CPU
+            rtol=0,
+        )
+    assert stored["sampling"]["tokens"][:8] == fresh["sampling"]["tokens"][:8]
 
 
 # --- The notebook tool -------------------------------------------------------------

@@ -137,6 +137,8 @@ def test_loss_curves_draw_baselines_as_named_lines() -> None:
     assert [line.get_label() for line in ax.lines[:2]] == ["training", "validation"]
     assert set(ax.lines[2].get_ydata()) == {2.75}
     assert words(ax) == ["unigram 2.75"]
+    close = loss_curves([0, 50], losses, {"xz": 2.51, "gzip": 2.5, "bigram": 2.1})
+    assert [t.xy[0] for t in close.texts] == pytest.approx([1.0, 1.0, 0.67])
 
 
 def test_bars_run_from_the_top_and_light_one_up() -> None:

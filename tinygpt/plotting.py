@@ -158,7 +158,10 @@ def _write(ax: Axes, row: int, column: int, value: float, image: Any) -> None:
         text, dark = ("−∞" if value < 0 else "∞" if value > 0 else "–"), False
     else:
         red, green, blue, _ = image.to_rgba(value)
-        text, dark = f"{value:.2f}", 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+        text, dark = (
+            f"{round(value, 2) + 0.0:.2f}",
+            0.3 * red + 0.59 * green + 0.11 * blue < 0.5,
+        )
     colour = "white" if dark else INK
     ax.text(column, row, text, ha="center", va="center", fontsize=10, color=colour)
 
@@ -234,11 +237,15 @@ def loss_curves(
 ) -> Axes:
     """Loss by step, with simple predictors as horizontal lines to beat."""
     ax = lines(steps, losses, ax=ax, title=title, x_label="step", y_label=y_label)
-    for name, value in (baselines or {}).items():
+    low, high = ax.get_ylim()
+    last, side = low - high, 1.0
+    for name, value in sorted((baselines or {}).items(), key=lambda item: item[1]):
         ax.axhline(value, color=SOFT, linewidth=1.2, linestyle=":")
+        crowded = value - last < 0.06 * (high - low)  # two names must not overlap
+        last, side = value, side - 0.33 if crowded else 1.0
         ax.annotate(
             f"{name} {value:.2f}",
-            (1.0, value),
+            (side, value),
             xycoords=("axes fraction", "data"),
             ha="right",
             va="bottom",

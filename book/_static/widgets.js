@@ -123,7 +123,8 @@
           svg.append(square);
         }
       }
-      svg.append(make("rect", { class: "chosen", width: cell, height: cell, rx: 3 }));
+      svg.append(make("rect", { class: "chosen", width: cell, height: cell, rx: 3,
+        "pointer-events": "none", fill: "none" }));
       mark();
     }
     function mark() {
@@ -136,7 +137,8 @@
       svg.setAttribute("aria-label", said.textContent);
     }
     svg.addEventListener("keydown", (event) => {
-      const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+      const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1],
+        ArrowRight: [0, 1], Home: [-T, -T], End: [T, T] };
       if (!(event.key in move)) return;
       event.preventDefault();
       row = Math.min(T - 1, Math.max(0, row + move[event.key][0]));
@@ -190,7 +192,8 @@
           make("rect", { class: "ghost", x: left, y, width: x(plain[i]).toFixed(1), height: 16 }),
           make("text", { x: left + x(Math.max(mine, plain[i])) + 6, y: y + 13 }, percent(mine)));
       }
-      said.textContent = `${now.length.toLocaleString("en")} tokens can be chosen. The likeliest, ` +
+      const many = now.length === 1 ? "1 token" : `${now.length.toLocaleString("en")} tokens`;
+      said.textContent = `${many} can be chosen. The likeliest, ` +
         `“${visible(tokens[0])}”, has ${percent(now[0])}; the model itself gave it ` +
         `${percent(plain[0])} (dashed).`;
       svg.setAttribute("aria-label", said.textContent);
