@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tinygpt.exhibit import Table, glue, shape_ledger
+from tinygpt.exhibit import Progress, Table, Watched, glue, shape_ledger
 
 SIZES = {"B": 2, "T": 5, "C": 12, "H": 3, "D": 4}
 
@@ -60,3 +60,34 @@ def test_glue_stores_what_myst_nb_reads(monkeypatch: pytest.MonkeyPatch) -> None
     prefix = "application/papermill.record/"
     assert record == {f"{prefix}text/plain": "3.14"}
     assert options["metadata"]["scrapbook"] == {"name": "loss", "mime_prefix": prefix}
+
+
+class CountingBatches:
+    def at(self, *place: int) -> tuple[torch.Tensor]:
+        return (torch.tensor(place),)
+
+
+def test_watched_batches_move_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+
+    class Handle:
+        update = staticmethod(shown.append)
+
+    def display(bar: Progress, display_id: bool) -> Handle:
+        shown.append(bar)
+        return Handle()
+
+    monkeypatch.setattr("IPython.display.display", display)
+    watched = Watched(CountingBatches(), steps=250)
+    for step in range(250):
+        (place,) = watched.at(step, 1, 2)
+        assert place.tolist() == [step, 1, 2]
+    assert list(map(repr, shown[:2])) == ["step 0 of 250", "step 2 of 250"]
+    assert len(shown) == 126
+    assert 'max="250" value="250"' in shown[-1]._repr_html_()
+
+
+def test_watched_batches_need_no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("IPython.display.display", lambda *args, **kwargs: None)
+    (place,) = Watched(CountingBatches(), steps=1).at(0)
+    assert place.tolist() == [0, 0, 1]

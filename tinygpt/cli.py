@@ -74,7 +74,7 @@ def run_train(args: Train) -> None:
 
 
 def _above_bar(tell: Callable[..., None], look: object) -> None:
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     with tqdm.external_write_mode(file=sys.stdout):
         tell(look)

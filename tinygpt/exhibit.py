@@ -1,8 +1,9 @@
 """What a chapter shows beside figures: the shape ledger, and numbers for its prose.
 
 `shape_ledger` lists tensors with named axes and checks every one of them. `glue` hands
-a number to the text around the cell, so that prose cannot drift from output. Needs
-IPython only when `glue` is called. What it leaves out: figures (see `plotting`).
+a number to the text around the cell, so that prose cannot drift from output. `Watched`
+draws a bar while a model trains. IPython is needed only when one of these two is used.
+What it leaves out: figures (see `plotting`).
 """
 
 import math
@@ -93,3 +94,42 @@ def glue(name: str, value: Any, form: str = "") -> None:
     prefix = "application/papermill.record/"
     metadata = {"scrapbook": {"name": name, "mime_prefix": prefix}}
     display(record, raw=True, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training run is, as a bar in a page and as words elsewhere."""
+
+    step: int
+    steps: int
+
+    def __repr__(self) -> str:
+        return f"step {self.step} of {self.steps}"
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<progress aria-label="training" style="width: min(60%, 20rem)" '
+            f'max="{self.steps}" value="{self.step}"></progress> {self!r}'
+        )
+
+
+class Watched:
+    """Batches that move a bar in the notebook, a little further with each of them.
+
+    The trainer's own bar is text for a terminal; a notebook's page wants one output
+    that changes in place.
+    """
+
+    def __init__(self, batches: Any, steps: int) -> None:
+        from IPython.display import display  # only a notebook has it
+
+        self.batches, self.steps = batches, steps
+        self.bar = display(Progress(0, steps), display_id=True)
+
+    def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, ...]:
+        """The batch of one step; the bar counts it as done."""
+        every = max(1, self.steps // 100)
+        if self.bar and ((step + 1) % every == 0 or step + 1 == self.steps):
+            self.bar.update(Progress(step + 1, self.steps))
+        batch: tuple[Tensor, ...] = self.batches.at(step, rank, world_size)
+        return batch
