@@ -1,0 +1,85 @@
+"""What fine-tuning GPT-2 (124M) asks of this machine: seconds per step and memory.
+
+Random weights in GPT-2's shape stand in for the real ones, which cost the same. Every
+variant runs in a process of its own, so that its peak memory is its own.
+
+    python benchmarks/gpt2_on_a_laptop.py            prints a table, writes results/
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+VARIANTS = ("full", "full, recomputed", "LoRA", "LoRA, recomputed")
+BATCH, WINDOW = 4, 128
+
+
+def measure(variant: str, steps: int) -> dict[str, object]:
+    """Seconds of the median step and peak memory of this process, in GB."""
+    import torch
+
+    from tinygpt.config import PRESETS, FinetuneConfig
+    from tinygpt.evaluation import cross_entropy
+    from tinygpt.gpt import GPT
+    from tinygpt.lora import add_lora
+    from tinygpt.optimizers import make_optimizers
+
+    torch.manual_seed(0)
+    model = GPT(PRESETS["gpt2"].model).train()
+    model.recompute = "recomputed" in variant
+    if "LoRA" in variant:
+        add_lora(model, rank=8, alpha=16.0)
+    (optimizer,) = make_optimizers(model, FinetuneConfig().train_config(steps))
+    ids = torch.randint(0, 50257, (BATCH, WINDOW + 1))
+    times = []
+    for _ in range(steps + 1):
+        start = time.perf_counter()
+        cross_entropy(model, ids[:, :-1], ids[:, 1:]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # kB on Linux
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {
+        "variant": variant,
+        "seconds per step": round(statistics.median(times[1:]), 2),
+        "peak memory, GB": round(peak, 2),
+        "trained parameters": trained,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def main() -> None:
+    """Measure every variant in turn."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--variant", choices=VARIANTS)
+    parser.add_argument("--steps", type=int, default=3)
+    args = parser.parse_args()
+    if args.variant:
+        print(json.dumps(measure(args.variant, args.steps)))
+        return
+    rows = []
+    for variant in VARIANTS:
+        command = [sys.executable, __file__, "--variant", variant]
+        command += ["--steps", str(args.steps)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        print(rows[-1], flush=True)
+    result = {
+        "what": f"GPT-2 124M, batch {BATCH} x {WINDOW} tokens, float32, AdamW",
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "rows": rows,
+    }
+    path = Path(__file__).parent / "results" / "gpt2_on_a_laptop.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
