@@ -34,7 +34,7 @@
 
   /** A labelled choice among numbers 0..n-1, shown from 1. */
   function choice(name, n, changed) {
-    const select = make("select");
+    const select = make("select", { "aria-label": name });
     for (let i = 0; i < n; i++) select.append(make("option", { value: i }, String(i + 1)));
     select.addEventListener("change", changed);
     const label = make("label", {}, make("span", {}, name), select);
