@@ -61,6 +61,68 @@ def bytes_per_token(text: str, ids: list[int]) -> float:
     return len(text.encode("utf-8")) / len(ids)
 
 
+Merges = list[tuple[str, str]]
+
+
+def encode_word(word: str, merges: Merges) -> list[str]:
+    """The parts of a word after all merges, done in the order of learning."""
+    parts = list(word)
+    for pair in merges:
+        parts = _merge_parts(parts, pair)
+    return parts
+
+
+def _merge_parts(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    merged, i = [], 0
+    while i < len(parts):
+        found = tuple(parts[i : i + 2]) == pair
+        merged.append("".join(pair) if found else parts[i])
+        i += 2 if found else 1
+    return merged
+
+
+def _encode_longest(word: str, merges: Merges) -> list[str]:
+    known = {*word, *("".join(pair) for pair in merges)}
+    parts = []
+    while word:
+        part = max((k for k in known if word.startswith(k)), key=len)
+        parts.append(part)
+        word = word[len(part) :]
+    return parts
+
+
+def _encode_backwards(word: str, merges: Merges) -> list[str]:
+    return encode_word(word, merges[::-1])
+
+
+def _encode_each_once(word: str, merges: Merges) -> list[str]:
+    parts = list(word)
+    for pair in merges:
+        for i in range(len(parts) - 1):
+            if tuple(parts[i : i + 2]) == pair:
+                parts[i : i + 2] = ["".join(pair)]
+                break
+    return parts
+
+
+def window(ids: list[int], start: int, length: int) -> tuple[list[int], list[int]]:
+    """Inputs and targets: each target is the id that follows its input."""
+    return ids[start : start + length], ids[start + 1 : start + length + 1]
+
+
+def _window_same(ids: list[int], start: int, length: int) -> tuple[list[int], ...]:
+    return ids[start : start + length], ids[start : start + length]
+
+
+def _window_before(ids: list[int], start: int, length: int) -> tuple[list[int], ...]:
+    return ids[start + 1 : start + length + 1], ids[start : start + length]
+
+
+def _window_short(ids: list[int], start: int, length: int) -> tuple[list[int], ...]:
+    x = ids[start : start + length]
+    return x, x[1:]
+
+
 EXERCISES = [
     Exercise(
         name="tokenization.count_pairs",
@@ -106,6 +168,32 @@ EXERCISES = [
         ),
     ),
     Exercise(
+        name="tokenization.encode_word",
+        solution=encode_word,
+        cases=(
+            ("teller", [("e", "l"), ("el", "l")]),
+            ("ell", [("l", "l"), ("e", "l"), ("el", "l")]),
+            ("banana", [("a", "n")]),
+        ),
+        mistakes=(
+            Mistake(
+                _encode_longest,
+                "you take the longest token that fits from the left; BPE does the "
+                "merges in the order of learning, which may end elsewhere.",
+            ),
+            Mistake(
+                _encode_backwards,
+                "you begin with the merge that was learned last; it needs the parts "
+                "that the earlier ones make.",
+            ),
+            Mistake(
+                _encode_each_once,
+                "you do each merge once, but its pair may occur several times in a "
+                "word.",
+            ),
+        ),
+    ),
+    Exercise(
         name="tokenization.bytes_per_token",
         solution=bytes_per_token,
         cases=(("déjà vu", [1, 2]), ("sell", [4])),
@@ -121,6 +209,28 @@ EXERCISES = [
             Mistake(
                 lambda text, ids: len(text.encode("utf-8")) // len(ids),
                 "// throws the fraction away: divide with /.",
+            ),
+        ),
+    ),
+    Exercise(
+        name="tokenization.window",
+        solution=window,
+        cases=(([5, 6, 7, 8, 9], 1, 3), ([3, 1, 4, 1, 5, 9, 2], 0, 5)),
+        mistakes=(
+            Mistake(
+                _window_same,
+                "your targets are the inputs themselves: a model could copy them. "
+                "Begin the targets one id later.",
+            ),
+            Mistake(
+                _window_before,
+                "your inputs lie behind their targets: x begins at start, y at "
+                "start + 1.",
+            ),
+            Mistake(
+                _window_short,
+                "your targets are one too few: the last input needs a next id too, so "
+                "read length + 1 ids.",
             ),
         ),
     ),
