@@ -142,7 +142,7 @@ def test_documents_do_not_see_each_other(positions: str) -> None:
         ("gpt2-large", 774_030_080),
         ("gpt2-xl", 1_557_611_200),
         ("seed", 13_334_197),
-        ("tiny", 2_899_968),  # 2 tables of 4096 x 192, 3 blocks of 12 x 192^2
+        ("tiny", 1_638_400),  # 2 tables of 4096 x 128, 3 blocks of 12 x 128^2
     ],
 )
 def test_presets_have_their_exact_size(preset: str, count: int) -> None:

@@ -331,8 +331,8 @@ PRESETS = {
     "tiny": Preset(
         GPTConfig(
             context_length=64,
-            d_model=192,
-            n_heads=6,
+            d_model=128,
+            n_heads=4,
             n_layers=3,
             positions="rotary",
             norm="rmsnorm",
