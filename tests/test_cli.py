@@ -121,12 +121,13 @@ def test_the_presets_that_can_be_typed_are_those_there_are() -> None:
 def test_train_stopped_by_ctrl_c_says_how_to_go_on(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(tell: Any, look: Any) -> None:
-        if look.step == 10:
+    def interrupted(*words: object) -> None:
+        sys.stdout.write(f"{words[0]}\n")
+        if "Step: 10 " in str(words[0]):
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "_above_bar", interrupted)
+        patch.setattr(cli, "say", interrupted)
         assert exit_code(words(here, "stopped", out="runs")) == 130
     said = capsys.readouterr().out.splitlines()[-1]
     assert said == (
@@ -234,7 +235,7 @@ def test_eval_measures_and_compares(
         assert bits == pytest.approx(log[-1]["bits_per_byte"], abs=1e-4)
     for kind in ("uniform", "unigram", "bigram", "gzip", "xz"):
         assert re.search(rf"  {kind} +\d+\.\d{{4}}", out)
-    assert re.search(r"word for word in the training text: \d+ words\n  '", out)
+    assert re.search(r"word for word in the training\ntext: \d+ words\n  '", out)
 
     Path("other.txt").write_text("calls the seller " * 60, encoding="utf-8")
     main(["eval", "--dataset", "other.txt"])
@@ -355,15 +356,24 @@ BAD: dict[str, tuple[list[str], str]] = {
         ["train", "--device", "abacus"],
         "device 'abacus' cannot be used",
     ),
-    "no divisor": (["train", "--d-model", "190"], "190 is not divisible by n_heads 6"),
+    "no divisor": (
+        ["train", "--d-model", "190", "--n-heads", "6"],
+        "d_model 190 is not divisible by n_heads 6",
+    ),
     "odd sinusoids": (
         ["train", "--preset", "seed", "--d-model", "15", "--n-heads", "5"],
         "sinusoidal positions need an even d_model",
     ),
-    "odd heads turned": (["train", "--d-model", "18"], "rotary positions need an even"),
+    "odd heads turned": (
+        ["train", "--d-model", "18", "--n-heads", "6"],
+        "rotary positions need an even d_model / n_heads, not 3",
+    ),
     "bias on a tied head": (["train", "--tie-head", "--head-bias"], "head_bias True"),
     "vocabulary by hand": (["train", "--vocab-size", "99"], "the tokenizer decides"),
-    "long warm-up": (["train", "--warmup-steps", "999"], "longer than the run of 300"),
+    "long warm-up": (
+        ["train", "--warmup-steps", "999", "--steps", "300"],
+        "warmup_steps 999 is longer than the run of 300",
+    ),
     "folder below a file": (["train", "--out", "text.txt"], "cannot write to text.txt"),
     "name with a slash": (["train", "--name", "a/b"], "'a/b' is no name for a run"),
     "empty name": (["train", "--name", ""], "'' is no name for a run"),
@@ -374,7 +384,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "another model": ([*RESUME, "--n-heads", "1"], "leave n_heads as it was"),
     "another text": ([*RESUME, "--dataset", "handbook"], "leave dataset as it was"),
     "long prompt for training": (
-        ["train", "--prompt", "hello " * 70],
+        ["train", "--prompt", "hello " * 70, "--context-length", "64"],
         "context holds 64: shorten the --prompt",
     ),
     "no run at all": (["generate", "--run", "nowhere"], "there is no run in nowhere"),
@@ -595,7 +605,8 @@ def test_words_come_from_the_command_line_if_none_are_given(
     for kind in (TrainConfig, GPTConfig):
         for field in fields(kind):
             assert f"--{field.name.replace('_', '-')}" in documented
-    assert "Optimizer steps. (default: 300)" in documented
+    steps = PRESETS["tiny"].train.steps
+    assert f"Optimizer steps. (default: {steps})" in documented
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,8 @@ of the output that went away. What it leaves out: the options (see `options`).
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from tinygpt.config import PRESETS
@@ -38,7 +39,7 @@ def say(*words: object) -> None:
 def run_train(args: Train) -> None:
     """Train, printing every look; then print a sample."""
     calm_threads()
-    from tinygpt.pretrain import draw_in, open_run, prepare, train_in
+    from tinygpt.pretrain import open_run, prepare, prompt_ids, train_in
 
     world = World.from_environment()
     tell: Callable[..., None] = say if world.is_main else lambda *words: None
@@ -49,7 +50,7 @@ def run_train(args: Train) -> None:
         run = prepare(args.model, args.train, world, tokenizer)
         c, m, trainer = args.train, run.model, run.trainer
         if args.prompt:
-            _prompt_ids(args.prompt, m, run.corpus.tokenizer)
+            prompt_ids(args.prompt, m, run.corpus.tokenizer)  # before, not after
         tell(
             f"{folder.path}: {m.n_parameters():,} parameters, "
             f"{len(run.corpus.train):,} training and {len(run.corpus.val):,} "
@@ -57,27 +58,37 @@ def run_train(args: Train) -> None:
             f"{str(trainer.dtype).removeprefix('torch.')}"
         )
         looks = train_in(folder, run, args.resume, show_progress=True)
-        if args.tensorboard and world.is_main:
-            looks = draw_in(folder.path, looks)
-        for look in looks:
-            _above_bar(tell, look)
-        if trainer.interrupted:
-            tell(
-                f"Stopped after step {trainer.step}. Go on with: tinygpt train "
-                f"--resume --name {folder.path.name} --out {args.out}"
-            )
-            sys.exit(130)
+        _watch(looks, tell, path, args, trainer)
         if world.is_main:
             _report(folder, run, args)
     finally:
         world.stop()
 
 
-def _above_bar(tell: Callable[..., None], look: object) -> None:
+def _watch(
+    looks: Iterator[Any],
+    tell: Callable[..., None],
+    path: Path,
+    args: Train | Finetune,
+    trainer: Any,
+) -> None:
+    """Print every look, and how to go on if Ctrl-C was pressed."""
     from tqdm import tqdm
 
-    with tqdm.external_write_mode(file=sys.stdout):
-        tell(look)
+    from tinygpt.pretrain import draw_in
+
+    if args.tensorboard and trainer.world.is_main:
+        looks = draw_in(path, looks)
+    for look in looks:
+        with tqdm.external_write_mode(file=sys.stdout):
+            tell(look)
+    if trainer.interrupted:
+        tell(
+            f"Stopped after step {trainer.step}. Go on with: tinygpt "
+            f"{type(args).__name__.lower()} --resume --name {path.name} "
+            f"--out {args.out}"
+        )
+        sys.exit(130)
 
 
 def _report(folder: Any, run: Any, args: Train) -> None:
@@ -95,30 +106,17 @@ def _report(folder: Any, run: Any, args: Train) -> None:
     say(f"\nSaved in {folder.path}. More: tinygpt generate --run {folder.path}")
 
 
-def _prompt_ids(prompt: str, model: Any, tokenizer: Any) -> list[int]:
-    """The prompt's tokens, if the model can take them."""
-    ids = tokenizer.encode(prompt)
-    length = model.config.context_length
-    if not ids:
-        raise UserError("the prompt is empty: give the model a word to go on with")
-    if len(ids) > length:
-        raise UserError(
-            f"the prompt has {len(ids)} tokens, but the model's context holds "
-            f"{length}: shorten the --prompt"
-        )
-    return ids
-
-
 def _speak(model: Any, tokenizer: Any, c: Generate) -> None:
     """Print the prompt and, piece by piece, what the model adds."""
     import torch
 
     from tinygpt.generation import generate, stream_text
+    from tinygpt.pretrain import prompt_ids
 
     stop = tokenizer.end_of_text
     tokens = generate(
         model,
-        torch.tensor([_prompt_ids(c.prompt, model, tokenizer)], device=model.device),
+        torch.tensor([prompt_ids(c.prompt, model, tokenizer)], device=model.device),
         c.max_new_tokens,
         temperature=c.temperature,
         top_k=c.top_k,
@@ -147,7 +145,6 @@ def run_finetune(args: Finetune) -> None:
     """Fine-tune, printing every look; then answer the same questions twice."""
     calm_threads()
     from tinygpt.finetune import PROMPTS, finetune_in, load_model, open_run, prepare
-    from tinygpt.pretrain import draw_in
 
     world = World.from_environment()
     tell: Callable[..., None] = say if world.is_main else lambda *words: None
@@ -164,16 +161,7 @@ def run_finetune(args: Finetune) -> None:
             f"{trained:,} of {run.model.n_parameters():,} parameters train"
         )
         looks = finetune_in(folder, run, args.resume, show_progress=True)
-        if args.tensorboard and world.is_main:
-            looks = draw_in(path, looks)
-        for look in looks:
-            _above_bar(tell, look)
-        if trainer.interrupted:
-            tell(
-                f"Stopped after step {trainer.step}. Go on with: tinygpt finetune "
-                f"--resume --name {path.name} --out {args.out}"
-            )
-            sys.exit(130)
+        _watch(looks, tell, path, args, trainer)
     finally:
         world.stop()
     if world.is_main:
@@ -276,32 +264,10 @@ def run_export(args: Export) -> None:
 def run_eval(args: Eval) -> None:
     """Print the model's losses beside the baselines, and its longest recitation."""
     calm_threads()
-    from tinygpt.checkpoint import RunFolder, load_run
-    from tinygpt.evaluation import longest_copy
-    from tinygpt.generation import generate
-    from tinygpt.pretrain import Corpus
+    from tinygpt.pretrain import measure
 
-    path = choose_run(args.run)
-    model, tokenizer, facts = load_run(path)
-    _, train = RunFolder(path).configs()
-    name = args.dataset or train.dataset
-    corpus = Corpus(name, tokenizer, model.config.context_length)
-    result = corpus.evaluate(model)
-    say(f"{path}, weights of step {facts.get('step', '?')}, validation part of {name}:")
-    say(f"  nats per token  {result.nats_per_token:8.4f}  ({result.tokens:,} tokens)")
-    say(f"  perplexity      {result.perplexity:8.2f}")
-    say(f"  bits per byte   {result.bits_per_byte:8.4f}  ({result.bytes:,} bytes)")
-    say("Bits per byte of predictors without a network:")
-    for kind, bits in corpus.baselines().items():
-        say(f"  {kind:<15} {bits:8.4f}")
-    start = corpus.val[: min(8, model.config.context_length)].unsqueeze(0)
-    tokens = generate(model, start.to(model.device), 200, temperature=0.8, seed=1337)
-    sample = tokenizer.decode([int(token) for token in tokens])
-    copied = longest_copy(sample, corpus.train_text)
-    say(
-        f"Longest run of a 200-token sample that stands word for word in the training "
-        f"text: {len(copied.split())} words\n  {copied!r}"
-    )
+    for line in measure(choose_run(args.run), args.dataset):
+        say(line)
 
 
 def run_tokenize(args: Tokenize) -> None:

@@ -1,7 +1,8 @@
 """Train a GPT on a text: corpus, tokenizer, model and trainer put together.
 
 Nothing new happens here; each part is made by its own module and handed to the next.
-What it leaves out: printing (see `cli`) and fine-tuning (see `finetune`).
+The same parts measure what came of it. What it leaves out: printing (see `cli`) and
+fine-tuning (see `finetune`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,12 +14,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from tinygpt.checkpoint import RunFolder
+from tinygpt.checkpoint import RunFolder, load_run
 from tinygpt.config import GPTConfig, TrainConfig
 from tinygpt.dataset import Batches, load_text, split_tokens, whole_split
 from tinygpt.distributed import World
 from tinygpt.errors import UserError
-from tinygpt.evaluation import Evaluation, baselines, evaluate
+from tinygpt.evaluation import Evaluation, baselines, evaluate, longest_copy
+from tinygpt.generation import generate
 from tinygpt.gpt import GPT
 from tinygpt.tokenizer import Tokenizer, get_tokenizer
 from tinygpt.trainer import Look, Trainer
@@ -177,3 +179,48 @@ def draw_in(path: Path, looks: Iterable[Look]) -> Iterator[Look]:
                 board.add_scalar(name, value, step)
             board.flush()
             yield look
+
+
+def prompt_ids(prompt: str, model: GPT, tokenizer: Tokenizer) -> list[int]:
+    """The tokens of a prompt that the model can go on with.
+
+    Raises:
+        UserError: the prompt is empty, or longer than the model's context.
+    """
+    ids, length = tokenizer.encode(prompt), model.config.context_length
+    if not ids:
+        raise UserError("the prompt is empty: give the model a word to go on with")
+    if len(ids) > length:
+        raise UserError(
+            f"the prompt has {len(ids)} tokens, but the model's context holds "
+            f"{length}: shorten the --prompt"
+        )
+    return ids
+
+
+def measure(path: Path, dataset: str | None = None) -> Iterator[str]:
+    """Lines on how good the model of a run is: losses, baselines, recitation.
+
+    The text is the validation part of `dataset`, or of the run's own.
+
+    Raises:
+        UserError: the run or the text cannot be used.
+    """
+    model, tokenizer, facts = load_run(path)
+    _, train = RunFolder(path).configs()
+    name = dataset or train.dataset
+    corpus = Corpus(name, tokenizer, model.config.context_length)
+    loss = corpus.evaluate(model)
+    yield f"{path}, weights of step {facts.get('step')}, validation part of {name}:"
+    yield f"  nats per token  {loss.nats_per_token:8.4f}  ({loss.tokens:,} tokens)"
+    yield f"  perplexity      {loss.perplexity:8.2f}"
+    yield f"  bits per byte   {loss.bits_per_byte:8.4f}  ({loss.bytes:,} bytes)"
+    yield "Bits per byte of predictors without a network:"
+    for kind, bits in corpus.baselines().items():
+        yield f"  {kind:<15} {bits:8.4f}"
+    start = corpus.val[:8].unsqueeze(0)[:, : model.config.context_length]
+    tokens = generate(model, start, 200, temperature=0.8, seed=train.seed)
+    sample = tokenizer.decode([int(token) for token in tokens])
+    copied = longest_copy(sample, corpus.train_text)
+    yield "Longest run of a 200-token sample that stands word for word in the training"
+    yield f"text: {len(copied.split())} words\n  {copied!r}"
