@@ -36,7 +36,7 @@ METADATA = {
     "language_info": {"name": "python", "pygments_lexer": "ipython3"},
 }
 OPTIONS = ("alt", "caption", "name", "tags")
-CELL_TIMEOUT = 300  # seconds
+CELL_TIMEOUT = 900  # seconds: training takes its time on a busy machine
 
 
 # --- Percent source <-> notebook ----------------------------------------------------
