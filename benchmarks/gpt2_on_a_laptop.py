@@ -22,6 +22,9 @@ BATCH, WINDOW = 4, 128
 
 def measure(variant: str, steps: int) -> dict[str, object]:
     """Seconds of the median step and peak memory of this process, in GB."""
+    from tinygpt.distributed import calm_threads
+
+    calm_threads()
     import torch
 
     from tinygpt.config import PRESETS, FinetuneConfig
