@@ -119,9 +119,9 @@ def test_a_page_stands_alone_and_is_accessible(site: Path, visit, name: str) -> 
             assert page.locator("mjx-merror").count() == 0
         for box in page.locator(".tinygpt-widget").all():
             box.locator("svg").wait_for()
-        assert serious(page) == []
         assert here.outside == []
-        assert here.complaints == []
+        assert here.complaints == []  # before axe-core, which reads style sheets
+        assert serious(page) == []
 
 
 @each_page
@@ -145,13 +145,15 @@ def test_nothing_overflows_on_a_phone(site: Path, visit, name: str) -> None:
 def test_search_finds_softmax(site: Path, visit) -> None:
     here = visit(site / "search.html", "?q=softmax")
     here.page.wait_for_selector("ul.search li a")
-    assert "softmax" in here.page.inner_text("#search-results").lower()
+    assert "Glossary" in here.page.inner_text("#search-results")
     assert here.outside == []
 
 
 def test_links_inside_the_site_lead_somewhere(site: Path) -> None:
     ids: dict[Path, set[str]] = {}
     for page in sorted(site.rglob("*.html")):
+        if page.stem.endswith("webpack-macros"):  # the theme's own template
+            continue
         ids[page] = set(re.findall(r'\sid="([^"]+)"', page.read_text(encoding="utf-8")))
     broken = []
     for page in ids:
@@ -235,7 +237,7 @@ def test_the_attention_map_answers_to_keyboard_and_mouse(widget) -> None:
     page.keyboard.press("ArrowRight")  # not into the future
     assert "“␣customer” listens to “␣customer”" in said.inner_text()
     page.keyboard.press("ArrowLeft")
-    page.get_by_role("combobox").first.select_option("3")
+    page.get_by_role("combobox").first.select_option(value="3")
     assert "(layer 4, head 1)" in said.inner_text()
     assert said.inner_text() != first
 

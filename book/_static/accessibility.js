@@ -1,9 +1,16 @@
 /* Cures what axe-core finds in the theme and in pandas' tables. Runs once per page. */
 "use strict";
 document.addEventListener("DOMContentLoaded", () => {
-  // The search button says "Search Ctrl+K" but is named "Search": let its text name it.
-  for (const button of document.querySelectorAll("button.search-button-field")) {
-    button.removeAttribute("aria-label");
+  // These say one thing and are named another: let their text name them.
+  const misnamed = "button.search-button-field, .theme-switch-button, .cell summary";
+  for (const control of document.querySelectorAll(misnamed)) {
+    control.removeAttribute("aria-label");
+    if (!control.textContent.trim()) {  // an icon that is yet to come: Light, Dark
+      const name = document.createElement("span");
+      name.className = "visually-hidden";
+      name.textContent = "Colour mode: ";
+      control.prepend(name);
+    }
   }
   // The sidebar (with the logo) lies outside all landmarks.
   const sidebar = document.querySelector(".bd-sidebar-primary");
@@ -17,6 +24,10 @@ document.addEventListener("DOMContentLoaded", () => {
       const cell = document.createElement("td");
       header.replaceWith(cell);
     }
+  }
+  // The bibliography calls itself a list, but its entries are no list items.
+  for (const entry of document.querySelectorAll(".citation-list, .citation")) {
+    entry.removeAttribute("role");
   }
   // What scrolls sideways must be reachable by keyboard.
   const wide = "div.highlight pre, .bd-content table, mjx-container, .cell_output pre";
