@@ -73,15 +73,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.mark.parametrize(
-    ("file", "n"),
-    [
-        ("log.jsonl", 1),  # in the first look: the best is there, the rest is not
-        ("last.safetensors", 3),  # at step 20: all but the state to resume from
-    ],
-)
-def test_a_killed_run_goes_on_bit_for_bit(file: str, n: int, home: Path) -> None:
-    name = f"killed-{n}"
+def test_a_run_killed_between_two_files_goes_on_bit_for_bit(home: Path) -> None:
+    """In the look at step 20, with all in place but the state to resume from."""
+    name, file, n = "killed", "last.safetensors", 3
     argv = words(home, name, optimizer="muon")
     ended = subprocess.run(
         [sys.executable, "-c", KILLER, file, str(n), *argv],
