@@ -62,6 +62,27 @@ def test_glue_stores_what_myst_nb_reads(monkeypatch: pytest.MonkeyPatch) -> None
     assert options["metadata"]["scrapbook"] == {"name": "loss", "mime_prefix": prefix}
 
 
+@pytest.mark.parametrize(
+    ("value", "form", "stored"),
+    [
+        (98550, ",", "'98,550'"),  # else the page shows (98, 550)
+        (3.8, ".2f", "'3.80'"),  # else 3.8
+        (4096, ",", "4,096"),
+        ("a word", "", "a word"),
+        (7, "", "7"),
+    ],
+)
+def test_glue_quotes_what_would_be_changed(
+    value, form: str, stored: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+    monkeypatch.setattr(
+        "IPython.display.display", lambda record, **kwargs: shown.append(record)
+    )
+    glue("number", value, form)
+    assert list(shown[0].values()) == [stored]
+
+
 class CountingBatches:
     def at(self, *place: int) -> tuple[torch.Tensor]:
         return (torch.tensor(place),)

@@ -7,6 +7,7 @@ What it leaves out: figures (see `plotting`).
 """
 
 import math
+from ast import literal_eval
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -82,6 +83,14 @@ def shape_ledger(
     return Table(("tensor", "shape", "axes", "what it holds"), tuple(lines))
 
 
+def _read_as(text: str) -> str:
+    """What the role makes of `text`: it takes it for Python if it can."""
+    try:
+        return str(literal_eval(text))
+    except (SyntaxError, ValueError):
+        return text
+
+
 def glue(name: str, value: Any, form: str = "") -> None:
     """Keep `value` as text under `name`, for the role glue:text in the prose.
 
@@ -90,7 +99,10 @@ def glue(name: str, value: Any, form: str = "") -> None:
     """
     from IPython.display import display  # only a notebook has it
 
-    record = {"application/papermill.record/text/plain": format(value, form)}
+    text = format(value, form)
+    if _read_as(text) != text:  # the role would show 98,550 as (98, 550)
+        text = repr(text)
+    record = {"application/papermill.record/text/plain": text}
     prefix = "application/papermill.record/"
     metadata = {"scrapbook": {"name": name, "mime_prefix": prefix}}
     display(record, raw=True, metadata=metadata)
