@@ -315,6 +315,9 @@ def test_finetune_and_export_from_the_command_line(
     assert exit_code([*argv, "--name", "finetune"]) == 2
     assert "exists" in capsys.readouterr().err
 
+    main(["export", "runs/wide", "--out", "page", "--format", "web"])
+    assert [p.name for p in Path("page").iterdir()] == ["model.js"]
+    capsys.readouterr()
     main(["export", "runs/wide", "--out", "exported"])
     assert {p.name for p in Path("exported").iterdir()} >= {
         "config.json",

@@ -254,9 +254,13 @@ def run_export(args: Export) -> None:
 
     from tinygpt.finetune import load_model
     from tinygpt.pretrained import export_gpt2
+    from tinygpt.web import export_web
 
     model, tokenizer = load_model(args.model)
-    export_gpt2(model, tokenizer, args.out, dtype=getattr(torch, args.dtype))
+    if args.format == "web":
+        export_web(model, tokenizer, args.out)
+    else:
+        export_gpt2(model, tokenizer, args.out, dtype=getattr(torch, args.dtype))
     size = sum(file.stat().st_size for file in args.out.iterdir())
     say(f"{args.out}: {model.n_parameters():,} parameters, {size / 1e6:.1f} MB")
 

@@ -133,16 +133,17 @@ class Chat(Sampling):
 
 @dataclass
 class Export:
-    """Write a trained model in GPT-2's format, for transformers and other programs."""
+    """Write a trained model for other programs: transformers, or a web page."""
 
     model: Annotated[str, tyro.conf.Positional]
     """A run folder, or another model that `chat` takes."""
     out: Path
     """The folder to make."""
-    format: Literal["hf"] = "hf"
-    """hf: config.json, model.safetensors and tokenizer.json, as on the Hub."""
+    format: Literal["hf", "web"] = "hf"
+    """hf: config.json, model.safetensors and tokenizer.json, as on the Hub. web: one
+    script file for book/_static/tinygpt.js."""
     dtype: Literal["float32", "float16"] = "float32"
-    """How a number is stored; float16 halves the file."""
+    """How hf stores a number; float16 halves the file. web always takes float16."""
 
 
 @dataclass
