@@ -4,6 +4,8 @@ The import hook makes beartype check every jaxtyping annotation in `tinygpt`, so
 tensor of the wrong shape fails the test in which it first appears.
 """
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -20,6 +22,14 @@ ROOT = Path(__file__).resolve().parent.parent
 def seed() -> None:
     """Every test starts from the same random state."""
     torch.manual_seed(1337)
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> Iterator[None]:
+    """No figure outlives its test: pyplot warns of the twenty-first."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture
