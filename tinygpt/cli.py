@@ -224,8 +224,8 @@ def _turn(
     from tinygpt.chat import answer
 
     pieces: list[str] = []
-    print("Assistant: ", end="", flush=True)
     try:
+        print("Assistant: ", end="", flush=True)
         for piece in answer(
             model,
             tokenizer,
