@@ -1,0 +1,108 @@
+"""What the benchmarks share: sides that take turns, ratios, results on disk.
+
+A ratio is the median over pairs; a pair is one measurement of each side, one right
+after the other, and the side that begins changes from pair to pair. So whatever else
+the machine does in the meantime falls on both sides alike. What it leaves out: what is
+measured.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "transformers", "litgpt", "tokenizers", "tiktoken", "numpy")
+
+
+def processor() -> str:
+    """The processor's name, as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """What a result depends on: processor, system, threads, versions, command."""
+    import torch
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "versions": versions,
+        "command": " ".join(["python", *(Path(a).name for a in sys.argv[:1]), *sys.argv[1:]]),
+    }
+
+
+def pairs(
+    sides: dict[str, Callable[[], float]], n: int = 5, warmup: int = 1
+) -> dict[str, list[float]]:
+    """`n` measurements of every side, in turn; each call returns its own measure."""
+    for _ in range(warmup):
+        for measure in sides.values():
+            measure()
+    measured: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(n):
+        names = list(sides) if turn % 2 == 0 else list(sides)[::-1]
+        for name in names:
+            measured[name].append(sides[name]())
+    return measured
+
+
+def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """Median and range, over the pairs, of ours / theirs."""
+    each = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return {
+        "median": round(statistics.median(each), 3),
+        "low": round(min(each), 3),
+        "high": round(max(each), 3),
+        "pairs": len(each),
+    }
+
+
+def median(values: list[float]) -> float:
+    """The median, to four digits that count."""
+    return float(f"{statistics.median(values):.4g}")
+
+
+def in_a_process(*words: str, **environment: str) -> dict[str, Any]:
+    """Run a Python file of this folder on its own; the last line it prints is JSON."""
+    done = subprocess.run(
+        [sys.executable, *words],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+        cwd=Path(__file__).parent,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def save(name: str, result: dict[str, Any]) -> None:
+    """Write results/NAME.json."""
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps(result, indent=1, ensure_ascii=False)
+    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def load(name: str) -> dict[str, Any]:
+    """Read results/NAME.json."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
