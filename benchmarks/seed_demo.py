@@ -92,7 +92,10 @@ class Demo(nn.Module):
         rate = torch.exp(
             torch.arange(0, D_MODEL, 2).float() * (-math.log(10000.0) / D_MODEL)
         )
-        table[:, 0::2], table[:, 1::2] = torch.sin(place * rate), torch.cos(place * rate)
+        table[:, 0::2], table[:, 1::2] = (
+            torch.sin(place * rate),
+            torch.cos(place * rate),
+        )
         x = self.embedding(ids) + table[:t]
         return self.head(self.norm(self.blocks(x)))
 
@@ -116,7 +119,9 @@ class Run:
         ids = torch.tensor(tokenizer.encode(load_text("handbook")))
         cut = int(0.9 * len(ids))
         self.train, self.val = ids[:cut], ids[cut:]
-        self.val_bytes = sum(len(tokenizer.token_bytes(i)) for i in self.val[1:].tolist())
+        self.val_bytes = sum(
+            len(tokenizer.token_bytes(i)) for i in self.val[1:].tolist()
+        )
         torch.manual_seed(SEED)
         self.model = Demo(int(ids.max()) + 1)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)
@@ -137,10 +142,12 @@ class Run:
         self.model.train()
         return means
 
-    def steps(self, n: int = STEPS) -> Iterator[tuple[int, dict[str, float] | None]]:
+    def steps(
+        self, n: int = STEPS, last_look: bool = True
+    ) -> Iterator[tuple[int, dict[str, float] | None]]:
         """Take `n` steps; yields each step's number, with the losses if it looked."""
         for step in range(n):
-            look = step % EVAL_INTERVAL == 0 or step == n - 1
+            look = step % EVAL_INTERVAL == 0 or (last_look and step == n - 1)
             losses = self.estimate() if look else None
             loss = self.model.loss(*self.batch(self.train))
             self.optimizer.zero_grad(set_to_none=True)
