@@ -49,8 +49,6 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": versions,
         "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
-            ["python", *(Path(a).name for a in sys.argv[:1]), *sys.argv[1:]]
-        ),
     }
 
 
