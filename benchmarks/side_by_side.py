@@ -6,6 +6,7 @@ the machine does in the meantime falls on both sides alike. What it leaves out: 
 measured.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+LITGPT = Path(__file__).parent.parent / ".venv" / "litgpt"  # `make bench` puts it there
 PACKAGES = ("torch", "transformers", "litgpt", "tokenizers", "tiktoken", "numpy")
 
 
@@ -96,13 +98,46 @@ def in_a_process(*words: str, **environment: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def save(name: str, result: dict[str, Any]) -> None:
-    """Write results/NAME.json."""
-    RESULTS.mkdir(exist_ok=True)
+def arguments(description: str | None) -> argparse.Namespace:
+    """The command line that the benchmarks have in common."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer sizes and pairs: a first look"
+    )
+    return parser.parse_args()
+
+
+def row(what: str, goal: str, result: str, reached: bool | None = None) -> dict:
+    """A line of the summary: goal beside result; `reached` is None without a goal."""
+    return {"row": what, "goal": goal, "result": result, "reached": reached}
+
+
+def span(ratio: dict[str, float], unit: str = "x") -> str:
+    """A ratio in words: its median, and its range over the pairs."""
+    return f"{ratio['median']:.2f}{unit} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def print_rows(rows: list[dict]) -> None:
+    """The rows as a table."""
+    said = {True: "yes", False: "no", None: ""}
+    table = [("row", "goal", "result", "reached")]
+    table += [(r["row"], r["goal"], r["result"], said[r["reached"]]) for r in rows]
+    widths = [max(len(line[i]) for line in table) for i in range(4)]
+    for line in table:
+        print("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip())
+
+
+def save(name: str, result: dict[str, Any], quick: bool = False) -> None:
+    """Write results/NAME.json; a quick look goes to results/quick/ and is not kept."""
+    folder = RESULTS / "quick" if quick else RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1, ensure_ascii=False)
-    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def load(name: str) -> dict[str, Any]:
-    """Read results/NAME.json."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+def load(name: str, quick: bool = False) -> dict[str, Any]:
+    """Read results/NAME.json, or results/quick/NAME.json."""
+    path = RESULTS / "quick" / f"{name}.json" if quick else RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))

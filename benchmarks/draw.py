@@ -1,0 +1,163 @@
+"""Draw the figures of "How fast is it, and why" from benchmarks/results.
+
+    python benchmarks/draw.py
+
+writes SVG files into resources/, the same ones from the same results. What it leaves
+out: measuring.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from side_by_side import load
+
+from tinygpt.plotting import CYCLE, DASHES, INK, SOFT, lines, new_axes
+
+RESOURCES = Path(__file__).resolve().parent.parent / "resources"
+SIDES = {"ours": "TinyGPT", "transformers": "transformers", "litgpt": "litgpt"}
+
+
+def save(ax: Axes, name: str) -> None:
+    """Write the figure of `ax`, without the date."""
+    path = RESOURCES / f"{name}.svg"
+    ax.figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
+    text = path.read_text(encoding="utf-8")  # matplotlib leaves blanks at line ends
+    trimmed = "\n".join(line.rstrip() for line in text.splitlines())
+    path.write_text(trimmed + "\n", encoding="utf-8")
+
+
+def step_speed() -> None:
+    """FLOP/s of every side by shape, below the peak."""
+    shapes = load("training_step")["shapes"]
+    names = list(shapes)
+    by_side = {
+        label: [shapes[n]["float32"]["gflop_per_second"][side] for n in names]
+        for side, label in SIDES.items()
+    }
+    peak = [shapes[n]["float32"]["gflop_per_second"]["peak"] for n in names]
+    ax = lines(
+        range(len(names)),
+        by_side | {"matrix product": peak},
+        title="A training step in float32",
+        x_label="parameters",
+        y_label="GFLOP/s",
+    )
+    ax.set_xticks(range(len(names)), names)
+    ax.set_ylim(bottom=0)
+    save(ax, "step_speed")
+
+
+def step_parts() -> None:
+    """What the time of our step goes into, by shape."""
+    parts = load("training_step")["parts"]
+    names, kinds = list(parts), list(next(iter(parts.values())))
+    ax = new_axes(height=3.8)
+    left = [0.0] * len(names)
+    colours = (*CYCLE[:4], *CYCLE[4:], SOFT)
+    for kind, colour in zip(kinds, colours, strict=False):
+        shares = [100 * parts[name][kind] for name in names]
+        ax.barh(names, shares, left=left, color=colour, label=kind)
+        left = [a + b for a, b in zip(left, shares, strict=True)]
+    ax.invert_yaxis()
+    ax.set(
+        title="Where a step's time goes",
+        xlabel="share of the time (%)",
+        ylabel="parameters",
+        xlim=(0, 100),
+    )
+    ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=2)
+    save(ax, "step_parts")
+
+
+def generation() -> None:
+    """Tokens per second of both sides."""
+    speed = load("generation")["speed"]
+    cases = {
+        f"{name}, {batch}": found["tokens_per_second"]
+        for name, batches in speed.items()
+        for batch, found in batches.items()
+    }
+    ax = new_axes(height=3.4)
+    for i, (side, colour) in enumerate(
+        zip(("ours", "transformers"), CYCLE, strict=False)
+    ):
+        places = [place + 0.38 * (i - 0.5) for place in range(len(cases))]
+        values = [found[side] for found in cases.values()]
+        drawn = ax.barh(places, values, height=0.36, color=colour, label=SIDES[side])
+        ax.bar_label(drawn, fmt="{:,.0f}", padding=3, fontsize=10)
+    ax.set_yticks(range(len(cases)), list(cases))
+    ax.invert_yaxis()
+    ax.set_xscale("log")
+    ax.margins(x=0.25)
+    ax.set(title="Writing with a cache", xlabel="tokens per second")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=2)
+    save(ax, "generation_speed")
+
+
+def growth(measure: str, y_label: str, name: str) -> None:
+    """How many times the cost grows when one size grows."""
+    cost = load("growth")["cost"]
+    ax = new_axes()
+    named = {"context": "context length", "parameters": "parameters", "batch": "batch"}
+    for (size, label), colour, dash in zip(named.items(), CYCLE, DASHES, strict=False):
+        points, fit = cost[size]["points"], cost[size][measure]
+        x = [p[size] / points[0][size] for p in points]
+        y = [p[measure] / points[0][measure] for p in points]
+        ax.plot(
+            x, y, "o", color=colour, linestyle=dash, label=f"{label}^{fit['b']:.2f}"
+        )
+    ax.set(xscale="log", yscale="log")
+    ends = ax.get_xlim()
+    ax.plot(ends, ends, color=SOFT, linewidth=1, linestyle=":", label="in proportion")
+    ax.grid(True)
+    ax.legend()
+    ax.set(xlabel="times larger", ylabel=y_label, title="One size grows")
+    save(ax, name)
+
+
+def scaling(x: str, held: str, label: str, name: str) -> None:
+    """The loss against `x`, a line per value of `held`, the last one fitted."""
+    law = load("growth")["scaling"]
+    grid, fit = law["grid"], law[f"by_{x}"]
+    ax = new_axes()
+    kept = sorted({p[held] for p in grid})
+    for value, colour, dash in zip(kept, CYCLE, DASHES, strict=False):
+        line = [p for p in grid if p[held] == value]
+        ax.plot(
+            [p[x] for p in line],
+            [p["nats_per_token"] for p in line],
+            "o",
+            color=colour,
+            linestyle=dash,
+            label=f"{value / 1e6:.2g}M" if value >= 1e5 else f"{value / 1e3:.0f}k",
+        )
+    places = [p[x] for p in line]
+    fitted = [fit["a"] * place ** fit["b"] for place in places]
+    ax.plot(places, fitted, color=INK, linewidth=1, label=f"∝ x^{fit['b']:.2f}")
+    ax.set(xscale="log", yscale="log", xlabel=x, ylabel="loss (nats per token)")
+    ax.set_yticks([4, 5, 6, 7], ["4", "5", "6", "7"], minor=False)
+    ax.minorticks_off()
+    ax.set_title(f"Lines: {label}")
+    ax.grid(True)
+    ax.legend()
+    save(ax, name)
+
+
+def main() -> None:
+    """Draw all."""
+    mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "tinygpt"  # the same names in every file
+    step_speed()
+    step_parts()
+    generation()
+    growth("seconds", "times more seconds", "growth_seconds")
+    growth("bytes", "times more memory", "growth_memory")
+    scaling("parameters", "tokens", "tokens read", "scaling_parameters")
+    scaling("tokens", "parameters", "parameters", "scaling_tokens")
+
+
+if __name__ == "__main__":
+    main()
