@@ -43,6 +43,16 @@ class Decoder(Protocol):
         """The bytes of one token."""
 
 
+def _check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raise ValueError for an option that is out of range."""
+    if not temperature >= 0:  # nan is refused too
+        raise ValueError(f"temperature must be at least 0, not {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be more than 0 and at most 1, not {top_p}")
+
+
 def next_token_probabilities(
     logits: Float[Tensor, "B V"],
     temperature: float = 1.0,
@@ -65,25 +75,28 @@ def next_token_probabilities(
     >>> next_token_probabilities(torch.tensor([[2.0, 2.0, 1.0]]), top_k=2).tolist()
     [[0.5, 0.5, 0.0]]
     """
-    if not temperature >= 0:  # nan is refused too
-        raise ValueError(f"temperature must be at least 0, not {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, not {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be more than 0 and at most 1, not {top_p}")
+    _check_sampling(temperature, top_k, top_p)
     if temperature == 0:
         winner = logits.argmax(dim=-1, keepdim=True)
         return torch.zeros_like(logits).scatter(-1, winner, 1.0)
-    # Stable: of equal logits, the lower id counts as the likelier everywhere below.
-    ranked, order = logits.div(temperature).sort(dim=-1, descending=True, stable=True)
-    if top_k is not None:
-        ranked[:, top_k:] = -torch.inf
-    probabilities = ranked.softmax(dim=-1)
+    scores = logits / temperature
+    if top_k is not None and top_k < scores.size(-1):
+        # No sorting: what is below the k-th largest goes, of its equals the later ones.
+        least = scores.topk(top_k).values[:, -1:]
+        equal = scores == least
+        room = top_k - (scores > least).sum(dim=-1, keepdim=True)
+        excess = equal & (equal.cumsum(dim=-1) > room)
+        scores = scores.masked_fill((scores < least) | excess, -torch.inf)
+    probabilities = scores.softmax(dim=-1)
     if top_p is not None and top_p < 1:  # at 1, rounding must not drop the tail
-        before = probabilities.cumsum(dim=-1) - probabilities
-        probabilities = probabilities.where(before < top_p, 0.0)
-        probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
-    return torch.zeros_like(logits).scatter(-1, order, probabilities)
+        # Stable: of equal scores, the lower id counts as the likelier.
+        order = scores.argsort(dim=-1, descending=True, stable=True)
+        ranked = probabilities.gather(-1, order)
+        before = ranked.cumsum(dim=-1) - ranked
+        ranked = ranked.where(before < top_p, 0.0)
+        ranked = ranked / ranked.sum(dim=-1, keepdim=True)
+        probabilities = probabilities.scatter(-1, order, ranked)
+    return probabilities
 
 
 def sample_next_token(
@@ -94,6 +107,9 @@ def sample_next_token(
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, " B"]:
     """Draw one token per row from `next_token_probabilities`; same arguments."""
+    if temperature == 0:  # nothing to draw
+        _check_sampling(temperature, top_k, top_p)
+        return logits.argmax(dim=-1)
     probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
     return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
 
@@ -155,17 +171,18 @@ def generate(
             cache.length = 0  # the view moved on: every position changed
         start = moved
         fresh = ids[:, start + (cache.length if cache else 0) :]
-        was_training = model.training
-        model.train(False)
-        with torch.no_grad():  # here, as a decorator does not reach every generator
+        if was_training := model.training:  # each walk goes through every module
+            model.train(False)
+        with torch.inference_mode():  # a decorator does not reach every generator
             logits = model(fresh, cache)[:, -1]
-        model.train(was_training)
+        if was_training:
+            model.train(True)
         token = sample_next_token(logits, temperature, top_k, top_p, generator)
         if stop_token is not None:
             token = token.masked_fill(done, stop_token)
             done |= token == stop_token
         yield token
-        if done.all():
+        if stop_token is not None and done.all():
             return
         ids = torch.cat([ids, token.unsqueeze(1)], dim=1)
 

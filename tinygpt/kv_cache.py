@@ -31,6 +31,8 @@ class KVCache:
         """`like` gives dtype and device of the tables."""
         shape = (n_layers, 2, batch_size, n_heads, context_length, head_dim)
         self.table = torch.empty(shape, dtype=like.dtype, device=like.device)
+        # Keys and values of each layer, [B, H, context_length, D]: views, cut once.
+        self.layers = [(self.table[i, 0], self.table[i, 1]) for i in range(n_layers)]
         self.context_length = context_length
         self.length = 0
 
@@ -47,9 +49,10 @@ class KVCache:
             raise ValueError(
                 f"{end} tokens do not fit into a cache of {self.context_length}"
             )
-        self.table[layer, 0, :, :, self.length : end] = k
-        self.table[layer, 1, :, :, self.length : end] = v
-        return self.table[layer, 0, :, :, :end], self.table[layer, 1, :, :, :end]
+        keys, values = (table.narrow(2, 0, end) for table in self.layers[layer])
+        keys.narrow(2, self.length, k.size(2)).copy_(k)
+        values.narrow(2, self.length, v.size(2)).copy_(v)
+        return keys, values
 
     def advance(self, n_tokens: int) -> None:
         """Count `n_tokens` more as held, after every layer has written them."""
