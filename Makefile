@@ -25,6 +25,17 @@ serve: book ## build the site and open it in the browser
 	@(sleep 1; $(BIN)/python -m webbrowser http://localhost:8000/) &
 	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory book/_build/html
 
+# All benchmarks, sides in turn, then one table with the goals. The seed demo's own run
+# (benchmarks/seed_demo.py, an hour or so) is kept in its result and not repeated.
+QUICK ?=
+BENCHES := $(wildcard $(patsubst %,benchmarks/%.py,time_to_quality training_step \
+	generation tokenizer start_up growth bigger_text web_speed))
+bench: .venv/.bench ## measure speed against others (QUICK=1: a first look, 5 minutes)
+	@for file in $(BENCHES); do echo "== $$file"; \
+	$(BIN)/python $$file $(if $(QUICK),--quick) || exit 1; done
+	@$(if $(QUICK),,$(BIN)/python benchmarks/draw.py)
+	@echo && $(BIN)/python benchmarks/summary.py $(if $(QUICK),--quick)
+
 # The model that ships: trained, then written in GPT-2's format. Its card is by hand.
 pocket: .venv/.core ## train data/pocket-gpt2 again (about 20 minutes)
 	$(BIN)/tinygpt train --preset pocket --name pocket --resume
@@ -47,9 +58,17 @@ clean: ## remove what was built; .venv and runs/ stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
+# litgpt asks for versions that the rest does not take (huggingface-hub below 1.4), so it
+# stands in a folder of its own, with the packages that importing its model needs.
+LITGPT := litgpt==0.5.13 lightning==2.6.6 lightning-utilities==0.15.3 \
+	torchmetrics==1.9.0 jsonargparse==4.53.0
+
 # A stamp per set of packages. The plain set is part of each, so its stamp is renewed.
 .venv/.book: EXTRAS := [book]
 .venv/.dev: EXTRAS := [dev,hub,book]
+.venv/.bench: .venv/.dev
+	@$(BIN)/python -m pip install --quiet --no-deps --target .venv/litgpt --upgrade $(LITGPT)
+	@touch $@
 .venv/.core .venv/.book .venv/.dev: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("TinyGPT needs Python 3.10 or newer: make PYTHON=python3.12")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
@@ -57,4 +76,4 @@ clean: ## remove what was built; .venv and runs/ stay
 	@$(BIN)/python -m pip install --quiet -c requirements.lock -e ".$(EXTRAS)"
 	@touch .venv/.core $@
 
-.PHONY: help train pocket book serve test lint clean
+.PHONY: help train pocket book serve test lint bench clean
