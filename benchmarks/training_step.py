@@ -104,8 +104,8 @@ def transformers_gpt2(
 def litgpt_gpt(
     shape: tuple[int, int, int, int],
 ) -> tuple[Step, torch.optim.Optimizer]:
-    from litgpt.config import Config
     from litgpt import model as litgpt
+    from litgpt.config import Config
     from litgpt.utils import chunked_cross_entropy
 
     vocab_size, d_model, n_heads, n_layers = shape
