@@ -267,6 +267,55 @@ def test_the_widgets_show_what_the_trained_model_says() -> None:
     assert stored["sampling"]["tokens"][:8] == fresh["sampling"]["tokens"][:8]
 
 
+# --- The same model in two languages -----------------------------------------------
+
+NAMED_OTHERWISE = {  # what the two do in other steps, or in opposite directions
+    "positional.RotaryPositions.forward": "RotaryPositions.turn",
+    "gpt.GPT.forward": "GPT.nextLogits",
+    "web.characters": "makeFloats",
+}
+
+
+def camel_case(name: str) -> str:
+    return re.sub(r"_(\w)", lambda letter: letter[1].upper(), name)
+
+
+def test_every_function_shown_exists_in_both_languages() -> None:
+    pytest.importorskip("sphinx", reason="the packages that build the site")
+    tool = load_tool("two_languages")
+    text = (ROOT / "book" / "two_languages.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^:::\{two-languages\} (.*)$", text, re.MULTILINE)
+    pairs = [tuple(map(str.split, pair.split("|"))) for pair in shown]
+    assert len(pairs) > 15
+    for python, javascript in pairs:
+        for name in python:
+            (node,) = ast.parse(tool.python_source(name)).body
+            assert node.name == name.split(".")[-1]
+        for name in javascript:
+            source = tool.javascript_source(name)
+            assert name.split(".")[-1] in source
+            assert source.count("{") == source.count("}")
+            assert source.endswith("\n}")
+    twins = {python[-1]: javascript[-1] for python, javascript in pairs if python}
+    for python, javascript in twins.items():
+        same = camel_case(python.split(".", 1)[1])
+        assert javascript == NAMED_OTHERWISE.get(python, same)
+
+    sections = re.findall(r"^  // --- (\w+)\.py", tool.SCRIPT.read_text("utf-8"), re.M)
+    assert all((ROOT / "tinygpt" / f"{module}.py").is_file() for module in sections)
+    order = [sections.index(name.split(".")[0]) for name in twins]
+    assert order == sorted(order), "the page, the script and this list go the same way"
+
+
+@pytest.mark.parametrize("name", ["block", "block.Nothing", "nothing.at_all"])
+def test_a_name_that_nothing_has_stops_the_build(name: str) -> None:
+    pytest.importorskip("sphinx", reason="the packages that build the site")
+    tool = load_tool("two_languages")
+    for source in (tool.python_source, tool.javascript_source):
+        with pytest.raises(LookupError, match=r"has no"):
+            source(name)
+
+
 # --- The notebook tool -------------------------------------------------------------
 
 SOURCE = """\

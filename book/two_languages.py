@@ -1,0 +1,105 @@
+"""A Sphinx extension: the same piece of the model in Python and in JavaScript.
+
+    :::{two-languages} block.layer_norm | layerNorm
+    :::
+
+shows both sources as they stand in tinygpt/ and in book/_static/tinygpt.js, side by
+side where there is room. Several names on a side stand one below the other; a method is
+named with its class. What it leaves out: JavaScript that is not indented by two spaces
+per level, as tinygpt.js is; such a name is not found, and the build says so.
+"""
+
+import ast
+import re
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "book" / "_static" / "tinygpt.js"
+
+
+def python_source(name: str) -> str:
+    """Source of `module.function` or `module.Class.method` of the package.
+
+    Raises:
+        LookupError: there is no such module, function, class or method.
+    """
+    module, *parts = name.split(".")
+    path = ROOT / "tinygpt" / f"{module}.py"
+    if not path.is_file() or not parts:
+        raise LookupError(f"tinygpt has no {name}")
+    text = path.read_text(encoding="utf-8")
+    node: Any = ast.parse(text)
+    for part in parts:
+        inside = [n for n in node.body if getattr(n, "name", None) == part]
+        if not inside:
+            raise LookupError(f"{path.name} has no {'.'.join(parts)}")
+        node = inside[0]
+    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+    return dedent("\n".join(text.splitlines()[first - 1 : node.end_lineno]))
+
+
+def javascript_source(name: str) -> str:
+    """Source of `function`, `Class` or `Class.method` of tinygpt.js, comment and all.
+
+    Raises:
+        LookupError: there is no such function, class or method.
+    """
+    lines = SCRIPT.read_text(encoding="utf-8").splitlines()
+    first, last = 0, len(lines)
+    for depth, part in enumerate(name.split("."), start=1):
+        space = "  " * depth
+        opening = re.compile(rf"{space}(?:function\*? |class |get )?{part}\b.*\{{")
+        starts = [i for i in range(first, last) if opening.fullmatch(lines[i])]
+        if not starts:
+            raise LookupError(f"{SCRIPT.name} has no {name}")
+        first = starts[0]
+        last = lines.index(f"{space}}}", first) + 1
+    if lines[first - 1].endswith("*/"):
+        while not lines[first - 1].lstrip().startswith("/**"):
+            first -= 1
+        first -= 1
+    return dedent("\n".join(lines[first:last]))
+
+
+LANGUAGES = (("Python", python_source), ("JavaScript", javascript_source))
+
+
+class TwoLanguages(SphinxDirective):
+    """`NAMES | NAMES`: Python's on the left; a side without names is left out."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        """One column per language, each with a caption that names what it shows."""
+        sides = [names.split() for names in self.arguments[0].split("|")]
+        if len(sides) != len(LANGUAGES):
+            raise self.error("two-languages: write PYTHON NAMES | JAVASCRIPT NAMES")
+        row = nodes.container(classes=["tinygpt-languages", "full-width"])
+        for (language, source), names in zip(LANGUAGES, sides, strict=True):
+            if not names:
+                continue
+            try:
+                code = "\n\n".join(source(name) for name in names)
+            except LookupError as error:
+                raise self.error(f"two-languages: {error.args[0]}") from error
+            shown = nodes.paragraph("", f"{language}: ", classes=["language"])
+            shown += nodes.literal("", ", ".join(names))
+            block = nodes.literal_block(code, code, language=language.lower())
+            row += nodes.container("", shown, block)
+        modules = {name.split(".")[0] for name in sides[0]}
+        files = [ROOT / "tinygpt" / f"{module}.py" for module in sorted(modules)]
+        for path in (*files, SCRIPT, Path(__file__)):
+            self.env.note_dependency(str(path))  # when it changes, so does the page
+        return [row]
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Register with Sphinx."""
+    app.add_directive("two-languages", TwoLanguages)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
