@@ -7,8 +7,11 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
+# The models that a page runs itself, each as one script file.
+WEB := $(patsubst %,book/_static/models/%/model.js,pocket-gpt2 pocket-chat tiny)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
+.SECONDEXPANSION:
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,9 +20,12 @@ train: .venv/.core ## train a small GPT on the CPU and let it speak
 	$(BIN)/tinygpt train $(ARGS)
 
 # No page shows an output that today's code would not print: what is stale runs again.
-book: .venv/.book ## build the site into book/_build/html
+book: .venv/.book $(WEB) ## build the site into book/_build/html
 	$(BIN)/python book/notebooks.py renew --stale
 	$(BIN)/jupyter-book build . --path-output book -n -W --keep-going
+
+book/_static/models/%/model.js: $$(wildcard data/$$*/*.safetensors) tinygpt/web.py | .venv/.book
+	$(BIN)/tinygpt export data/$* --format web --out $(@D)
 
 serve: book ## build the site and open it in the browser
 	@(sleep 1; $(BIN)/python -m webbrowser http://localhost:8000/) &
@@ -41,6 +47,9 @@ pocket: .venv/.core ## train data/pocket-gpt2 again (about 20 minutes)
 	$(BIN)/tinygpt train --preset pocket --name pocket --resume
 	$(BIN)/tinygpt export runs/pocket --out data/pocket-gpt2 --dtype float16
 
+models: .venv/.core ## train data/tiny and data/pocket-chat again (about 5 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python resources/models.py $(ARGS)
+
 # Two workers with one thread each: as fast as two cores allow, and repeatable. nbval
 # runs the chapters and compares what they show with what is stored.
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
@@ -54,7 +63,7 @@ lint: .venv/.dev ## check style, types, and who imports whom
 	$(BIN)/lint-imports
 
 clean: ## remove what was built; .venv and runs/ stay
-	rm -rf build dist book/_build .coverage .coverage.* *.egg-info
+	rm -rf build dist book/_build book/_static/models .coverage .coverage.* *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
@@ -76,4 +85,4 @@ LITGPT := litgpt==0.5.13 lightning==2.6.6 lightning-utilities==0.15.3 \
 	@$(BIN)/python -m pip install --quiet -c requirements.lock -e ".$(EXTRAS)"
 	@touch .venv/.core $@
 
-.PHONY: help train pocket book serve test lint bench clean
+.PHONY: help train pocket models book serve test lint bench clean

@@ -5,7 +5,6 @@ What it leaves out: what the chapters compute (nbval) and say (`test_book`).
 """
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,18 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import ROOT, violations
+
+from tinygpt.pretrained import load_gpt2
+from tinygpt.web import export_web
 
 pytest.importorskip("jupyter_book", reason="the packages that build the site")
-sync_api = pytest.importorskip("playwright.sync_api", reason="a driver for browsers")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core")
-
-ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-if CHROMIUM is None:
-    pytest.skip(
-        "no Chromium here: apt-get install chromium runs these tests",
-        allow_module_level=True,
-    )
 pytestmark = pytest.mark.timeout(600)  # the first test builds the site
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
@@ -35,7 +28,7 @@ each_page = pytest.mark.parametrize("name", PAGES)
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built from the stored outputs, every warning an error."""
     folder = tmp_path_factory.mktemp("site")
     start = "from jupyter_book.cli.main import main; main()"
@@ -44,16 +37,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, (built.stdout + built.stderr)[-4000:]
     return folder / "_build" / "html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox"], timeout=120_000
-        )
-        yield chromium
-        chromium.close()
 
 
 class Visit:
@@ -98,16 +81,6 @@ def visit(browser: Any) -> Iterator[Any]:
         one.close()
 
 
-def serious(page: Any) -> list[str]:
-    """What axe-core finds serious or worse."""
-    found = axe.Axe().run(page).response["violations"]
-    return [
-        f"{v['id']}: {v['nodes'][0]['html'][:200]}"
-        for v in found
-        if v["impact"] in ("serious", "critical")
-    ]
-
-
 @each_page
 def test_a_page_stands_alone_and_is_accessible(site: Path, visit, name: str) -> None:
     path = site / f"{name}.html"
@@ -123,7 +96,7 @@ def test_a_page_stands_alone_and_is_accessible(site: Path, visit, name: str) -> 
             box.locator("svg").wait_for()
         assert here.outside == []
         assert here.complaints == []  # before axe-core, which reads style sheets
-        assert serious(page) == []
+        assert violations(page) == []
 
 
 @each_page
@@ -181,6 +154,23 @@ def test_pages_carry_what_the_outside_wants_to_know(site: Path) -> None:
     assert all(f"{name}.html" in sitemap for name in PAGES)
 
 
+def test_a_reader_meets_the_trained_model(site: Path, visit) -> None:
+    model, tokenizer = load_gpt2("pocket-gpt2")
+    export_web(model, tokenizer, site / "_static" / "models" / "pocket-gpt2")
+    for name in ("book/playground", "chapters/04_attention"):
+        here = visit(site / f"{name}.html", viewport={"width": 360, "height": 740})
+        page, box = here.page, here.page.locator(".tinygpt-playground").first
+        box.get_by_role("button", name="Start pocket-gpt2").click()
+        box.get_by_label("prompt").wait_for()
+        for fold in box.locator("summary").all():
+            fold.click()
+        box.locator(".heard li").first.wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert here.outside == []
+        assert here.complaints == []
+        assert violations(page) == []
+
+
 # --- Widgets, each on a page of its own ---------------------------------------------
 
 
@@ -199,7 +189,7 @@ def widget(tmp_path: Path, visit):
         )
         here = visit(page)
         here.page.wait_for_selector(".tinygpt-widget svg")
-        assert serious(here.page) == []
+        assert violations(here.page) == []
         assert here.complaints == []
         return here.page
 

@@ -647,6 +647,58 @@
     if (rest) yield rest;
   }
 
+  // --- chat.py ----------------------------------------------------------------------
+
+  /** The text without the white space around it, as Python's `strip` counts it. */
+  function strip(text) {
+    const space = /[\p{White_Space}\x1c-\x1f]/u;
+    let start = 0, end = text.length;
+    while (start < end && space.test(text[start])) start++;
+    while (start < end && space.test(text[end - 1])) end--;
+    return text.slice(start, end);
+  }
+
+  /** Ids of a conversation so far and of "Assistant:", which asks for an answer. A
+      message is { role: "user" or "assistant", content }. */
+  function chatPrompt(messages, tokenizer) {
+    const end = tokenizer.endOfText;
+    check(end !== undefined, `tokenizer ${tokenizer.name} has no <|endoftext|> to stop at`);
+    const parts = messages.map(({ role, content }) => (role === "assistant"
+      ? [...tokenizer.encode("Assistant:"), ...tokenizer.encode(` ${strip(content)}`), end]
+      : tokenizer.encode(`User: ${strip(content)}\n`)));
+    return [...parts.flat(), ...tokenizer.encode("Assistant:")];
+  }
+
+  /** The latest messages whose prompt fits into `room` tokens, in whole turns. */
+  function cutHistory(messages, tokenizer, room) {
+    let kept = messages, n;
+    while ((n = chatPrompt(kept, tokenizer).length) > room) {
+      const later = kept.findIndex(({ role }, i) => i > 0 && role === "user");
+      check(later > 0, `The message has ${n} tokens, but the model has room for ${room}: ` +
+        "say it in fewer words.");
+      kept = kept.slice(later);
+    }
+    return kept;
+  }
+
+  /** The assistant's answer, piece by piece, until the end mark. A quarter of the context
+      is kept free for it. */
+  function* answer(model, tokenizer, messages, {
+    maxNewTokens = 120, temperature = 0.7, topK = 50, topP = null, seed,
+  } = {}) {
+    const context = model.config.context_length;
+    const kept = cutHistory(messages, tokenizer, context - Math.floor(context / 4));
+    const stopToken = tokenizer.endOfText;
+    const tokens = generate(model, chatPrompt(kept, tokenizer), maxNewTokens,
+      { temperature, topK, topP, seed, stopToken });
+    const said = function* () { for (const id of tokens) if (id !== stopToken) yield id; };
+    let first = true;
+    for (const piece of streamText(said(), tokenizer)) {
+      yield first ? piece.replace(/^ +/, "") : piece;
+      first = false;
+    }
+  }
+
   // --- web.py: the weight file ------------------------------------------------------
 
   const FORMAT = "tinygpt web 1";
@@ -751,7 +803,8 @@
 
   const TinyGPT = {
     UserError, Tokenizer, GPT, KVCache, nextTokenProbabilities, sampleNextToken,
-    seededRandom, windowStart, generate, streamText, buildModel, readModel, LARGEST,
+    seededRandom, windowStart, generate, streamText, chatPrompt, cutHistory, answer,
+    buildModel, readModel, LARGEST,
     source: `(${define})(globalThis);`,  // for a Worker: file:// lets it load no script
   };
   root.TinyGPT = TinyGPT;

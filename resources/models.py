@@ -1,0 +1,150 @@
+"""Train the small models that ship in data/, and state what they are.
+
+    python resources/models.py [tiny] [pocket-chat]
+
+`tiny` is the preset of that name, which chapter 07 trains; `pocket-chat` is pocket-gpt2
+after the support chats. Each is trained by the `tinygpt` command, stored in float16,
+described in a card, and entered with its fingerprint in data/README.md. Minutes on a
+CPU. What it leaves out: pocket-gpt2 itself, which `make pocket` trains.
+"""
+
+import hashlib
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from tinygpt.checkpoint import RunFolder, load_run, save_tensors
+from tinygpt.cli import main as tinygpt
+from tinygpt.config import PRESETS, FinetuneConfig
+from tinygpt.evaluation import Evaluation
+from tinygpt.finetune import load_model
+from tinygpt.finetune import prepare as prepare_chats
+from tinygpt.pretrain import Corpus
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA, RUNS = ROOT / "data", ROOT / "build" / "models"
+
+CARD = """\
+---
+language: en
+license: cc0-1.0
+bits_per_byte: {loss.bits_per_byte:.4f}
+---
+
+# {name}
+
+{what} {parameters:,} parameters, stored in float16 ({size:.1f} MB).
+
+- **Data:** {data}.
+- **Command:** `make models ARGS={name}`, which runs `{command}` and stores the best
+  weights.
+- **Seed:** {seed}. Kept from step {step}, after {minutes:.1f} minutes on one thread;
+  another processor gives slightly different weights.
+- **Result:** {loss.bits_per_byte:.4f} bits per byte (perplexity {loss.perplexity:.1f})
+  on {held_back}.
+- **Intended use:** {use}.
+- **Limits:** {limits}
+
+CC0, like the text it was trained on.
+"""
+
+
+def train_tiny() -> dict[str, object]:
+    """The preset `tiny`, as a run folder without what only training needs."""
+    command = "train --preset tiny --dtype float32"
+    tinygpt([*command.split(), "--prompt=", "--name=tiny", f"--out={RUNS}"])
+    model, _, facts = load_run(RUNS / "tiny")
+    to = DATA / "tiny"
+    to.mkdir(exist_ok=True)
+    for file in RunFolder(RUNS / "tiny").path.glob("*"):
+        if file.name == "run.json" or file.name.startswith("tokenizer."):
+            shutil.copyfile(file, to / file.name)
+    half = {name: p.to(torch.float16) for name, p in model.named_parameters()}
+    save_tensors(to / "best.safetensors", half, {"step": facts["step"]})
+    model, tokenizer, _ = load_run(to)  # with the rounded weights
+    c = model.config
+    return {
+        "what": f"The model that chapter 07 trains: {c.n_layers} blocks, {c.n_heads} "
+        f"heads, d_model {c.d_model},\ncontext {c.context_length}, the preset `tiny`;",
+        "parameters": model.n_parameters(),
+        "data": "the first 90 % of the tokens of `data/sales_handbook.txt`",
+        "command": f"tinygpt {command}",
+        "seed": PRESETS["tiny"].train.seed,
+        "step": facts["step"],
+        "minutes": facts["seconds"] / 60,
+        "loss": Corpus("handbook", tokenizer, c.context_length).evaluate(model),
+        "held_back": "the last 10 % of the handbook",
+        "use": "a model small enough to load into a page, to look inside and play with",
+        "limits": "it has read one book about selling, for a minute. It writes "
+        "sentences that\n  sound like that book and mean little; it knows no facts.",
+    }
+
+
+def train_chat() -> dict[str, object]:
+    """pocket-gpt2 fine-tuned on the support chats, in GPT-2's format."""
+    command = "finetune --model pocket-gpt2 --data support-chats"
+    tinygpt([*command.split(), "--name=pocket-chat", f"--out={RUNS}"])
+    run, to = RUNS / "pocket-chat", DATA / "pocket-chat"
+    tinygpt(["export", str(run), f"--out={to}", "--dtype=float16"])
+    model, _ = load_model(to)
+    best = min(RunFolder(run).read_log(), key=lambda look: look["validation_loss"])
+    return {
+        "what": "pocket-gpt2 after support chats: it answers in the form `User: ...`,\n"
+        "`Assistant: ...`, and stops.",
+        "parameters": model.n_parameters(),
+        "data": "the first 90 % of the 537 conversations in `data/support_chats.jsonl`",
+        "command": f"tinygpt {command}",
+        "seed": FinetuneConfig().seed,
+        "step": best["step"],
+        "minutes": best["seconds"] / 60,
+        "loss": chat_loss(to),
+        "held_back": "the answers in the last 10 %",
+        "use": "to see what fine-tuning changes, in the terminal and in a page",
+        "limits": "it has read one book and some hundred short chats. It answers like "
+        "a shop's\n  support and knows no shop, no order and no facts.",
+    }
+
+
+def chat_loss(folder: Path) -> Evaluation:
+    """How well the stored model foresees the answers that it has not read."""
+    run = prepare_chats(FinetuneConfig(model=str(folder)))
+    run.model.eval()
+    return run.trainer.evaluate(run.model, True)
+
+
+def write_card(name: str, facts: dict[str, object]) -> None:
+    """The model's README.md."""
+    files = [file for file in (DATA / name).iterdir() if file.name != "README.md"]
+    size = sum(file.stat().st_size for file in files) / 1e6
+    card = CARD.format(name=name, size=size, **facts)
+    (DATA / name / "README.md").write_text(card, encoding="utf-8")
+
+
+def write_rows() -> None:
+    """Size and sha256 of every file in the table of data/README.md."""
+    readme = DATA / "README.md"
+
+    def row(found: re.Match[str]) -> str:
+        raw = (DATA / found[1]).read_bytes()
+        digest = hashlib.sha256(raw).hexdigest()
+        return f"| `{found[1]}` | {len(raw):,} | `{digest}` |"
+
+    table, *rest = readme.read_text(encoding="utf-8").split("\n\n**Source.**")
+    table = re.sub(r"\| `([\w./-]+)` \| [\d,]+ \| `\w+` \|", row, table)
+    readme.write_text("\n\n**Source.**".join([table, *rest]), encoding="utf-8")
+
+
+def main() -> None:
+    """Train those that are named, or both."""
+    train = {"tiny": train_tiny, "pocket-chat": train_chat}
+    for name in sys.argv[1:] or train:
+        shutil.rmtree(RUNS / name, ignore_errors=True)
+        write_card(name, train[name]())
+    write_rows()
+
+
+if __name__ == "__main__":
+    main()
