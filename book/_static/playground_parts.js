@@ -213,7 +213,7 @@
       },
       error() { stream.textContent = "Write on"; },
     }, nodes: [
-      make("p", { class: "row" }, step, stream, again, speed),
+      make("p", { class: "acts" }, step, stream, again, speed),
       make("div", { class: "controls" }, heat.label, topK.label, topP.label, seed.label),
       caption("What may come next (choose one to write it)"), bars,
     ] };
@@ -258,7 +258,7 @@
     /** A small picture for every head; they are radio buttons, so arrow keys work. */
     function build({ n_layers: L, n_heads: H }) {
       [layer, head, shape, got] = [0, 0, { H }, null];
-      gallery.replaceChildren(make("legend", {}, "Every head of every layer (choose one)"));
+      gallery.replaceChildren(make("legend", {}, "Every layer (rows) and head (columns): choose one"));
       const grid = make("div");
       grid.style.gridTemplateColumns = `repeat(${H}, minmax(0, 4rem))`;
       for (let l = 0; l < L; l++) {
@@ -347,7 +347,7 @@
       (t) => (tokens ? `${visible(tokens[t].text)} (${Number(t) + 1})` : ""));
     const body = make("tbody");
     const table = make("table", {}, make("thead", {}, make("tr", {},
-      ...["after", "first", "second", "third"]
+      ...["after", "1st", "2nd", "3rd"]
         .map((name) => make("th", { scope: "col" }, name)))), body);
     const words = said();
     const ask = () => desk.ask("lens", () => ({ place: chosen }));
@@ -434,7 +434,7 @@
       },
     }, nodes: [
       caption("Leave out a whole block, or single heads of it"), parts,
-      make("p", { class: "row" }, back),
+      make("p", { class: "acts" }, back),
       caption("The next token: with all parts (grey) and without these (blue)"), pairs, words,
     ] };
   }
@@ -444,7 +444,7 @@
   function chat(desk) {
     const questions = ["Where is my parcel?", "Can I return a jacket?", "Do you sell gift cards?"];
     let messages = [], answering = null, turn = 0;
-    const log = make("ol", { class: "log", role: "log", tabindex: 0,
+    const log = make("div", { class: "log", role: "log", tabindex: 0,
       "aria-label": "The conversation" });
     const input = make("input", { type: "text", dir: "auto", autocomplete: "off" });
     const send = make("button", { type: "submit" }, "Send");
@@ -455,7 +455,7 @@
       desk.say("A new conversation.");
     });
     const form = make("form", {}, make("label", { class: "wide" },
-      make("span", {}, "your message"), input), make("p", { class: "row" }, send, stop, anew));
+      make("span", {}, "your message"), input), make("p", { class: "acts" }, send, stop, anew));
 
     function forget() {
       messages = [];
@@ -473,7 +473,7 @@
 
     function line(who, text) {
       const words = make("bdi", {}, text);
-      log.append(make("li", { class: who === "You" ? "you" : "" }, make("b", {}, who), words));
+      log.append(make("p", { class: who === "You" ? "you" : "" }, make("b", {}, who), words));
       log.scrollTop = log.scrollHeight;
       return words;
     }
@@ -518,7 +518,7 @@
         free(true);
       },
     }, nodes: [
-      make("p", { class: "row" }, ...questions.map((words) => button(words, () => ask(words)))),
+      make("p", { class: "acts" }, ...questions.map((words) => button(words, () => ask(words)))),
       log, form,
     ] };
   }
