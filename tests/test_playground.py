@@ -443,11 +443,9 @@ def test_a_missing_or_damaged_model_gets_a_sentence(page: Any, folder: Path) -> 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_checker_of_accessibility_finds_nothing(visit: Any, scheme: str) -> None:
+    # axe is a script that asks for files: the policy is off, and nobody listens.
     look: dict[str, Any] = {"color_scheme": scheme, "bypass_csp": True, "listen": False}
-    page, chat = (
-        visit("all", **look),
-        visit("chat", **look),
-    )  # axe is a script that asks
+    page, chat = visit("all", **look), visit("chat", **look)
     start(page)
     for title in ("who listens to whom", "The logit lens", "Switch parts off"):
         unfold(page, title)

@@ -91,7 +91,7 @@
       return start;
     });
     const title = TITLES[part] ? [make("p", { class: "title" }, `Try it: ${TITLES[part]}`)] : [];
-    box.replaceChildren(...title, make("p", { class: "row" }, ...starts));
+    box.replaceChildren(...title, make("p", { class: "acts" }, ...starts));
     if ("own" in box.dataset) {
       const own = make("input", { type: "file", accept: ".js" });
       const take = (chosen) => { if (chosen) begin(chosen.name, () => fromFile(chosen)); };
@@ -102,7 +102,7 @@
         event.preventDefault();
         take(event.dataTransfer.files[0]);
       });
-      box.append(make("label", {},
+      box.append(make("label", { class: "own" },
         make("span", {}, "or your own model.js (drop it here, too)"), own));
     }
     box.append(status);
