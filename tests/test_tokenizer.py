@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from tinygpt import tokenizer as tk
 from tinygpt.errors import UserError
+from tinygpt.texts import shipped
 from tinygpt.tokenizer import (
     END_OF_TEXT,
     GPT2_PATTERN,
@@ -25,7 +26,6 @@ from tinygpt.tokenizer import (
     merge_steps,
     merge_word,
     naive_train_bpe,
-    shipped,
     train_bpe,
 )
 
@@ -483,21 +483,6 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_an_unknown_name_lists_the_names(name: str) -> None:
     with pytest.raises(UserError, match="handbook-4k, gpt2, cl100k_base, o200k_base"):
         get_tokenizer(name)
-
-
-def test_a_shipped_file_that_is_missing_is_told() -> None:
-    with pytest.raises(UserError, match="install tinygpt again"):
-        shipped("absent.tiktoken")
-
-
-def test_a_wheel_finds_its_own_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tk, "__file__", str(tmp_path / "tinygpt" / "tokenizer.py"))
-    inside = tmp_path / "tinygpt" / "_data" / "x.txt"
-    inside.parent.mkdir(parents=True)
-    inside.touch()
-    assert shipped("x.txt") == inside
 
 
 def no_network(*args: object, **kwargs: object) -> None:

@@ -28,6 +28,7 @@ from torch import Tensor
 from tinygpt.config import GPTConfig, TrainConfig, check, from_dict
 from tinygpt.errors import UserError
 from tinygpt.gpt import GPT
+from tinygpt.sharding import is_sharded, share_like, whole
 from tinygpt.tokenizer import Tokenizer
 
 FORMAT = "tinygpt run 1"
@@ -129,7 +130,13 @@ def fill(model: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> Non
                 f"but the model wants {list(own[name].shape)}"
             )
     for name, tensor in tensors.items():
-        own[name].copy_(tensor)
+        own[name].copy_(share_like(own[name], tensor))
+
+
+def trained(model: torch.nn.Module) -> dict[str, Tensor]:
+    """The weights that are trained, whole; of adapters, only them."""
+    named: dict[str, Tensor] = dict(model.named_parameters())
+    return {n: whole(p.detach()) for n, p in named.items() if p.requires_grad}
 
 
 class RunFolder:
@@ -225,11 +232,9 @@ class RunFolder:
         """The state to resume from."""
         return load_tensors(self.path / "last.safetensors")
 
-    def save_best(self, model: torch.nn.Module, facts: dict[str, Any]) -> None:
-        """Write the trained weights that did best so far; of adapters, only them."""
+    def save_best(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Write the trained weights that did best so far (see `trained`)."""
         with self._writing():
-            named: dict[str, Tensor] = dict(model.named_parameters())
-            tensors = {name: p for name, p in named.items() if p.requires_grad}
             save_tensors(self.path / "best.safetensors", tensors, facts)
 
     def load_best(self, model: torch.nn.Module) -> dict[str, Any]:
@@ -254,29 +259,37 @@ class RunFolder:
         one writes. In the end the model holds the best weights.
         """
         trainer.world.wait()  # all have read what is there before anything is written
-        writes, due = trainer.world.is_main, 0
+        model, writes, due = trainer.model, trainer.world.is_main, 0
+        gathers = writes or is_sharded(model)  # of shares, every process gives its own
         for look in trainer.run(show_progress):
-            if writes and look.is_best:
-                self.save_best(trainer.model, look.record())
+            if gathers and look.is_best:
+                best = trained(model)
+                if writes:
+                    self.save_best(best, look.record())
             if writes and not trainer.interrupted:  # that look is not of the series
                 self.log(look.record())
-            if writes and (look.step >= due or look.is_last):
-                self.save_last(*trainer.state())
+            if gathers and (look.step >= due or look.is_last):
+                state = trainer.state()
+                if writes:
+                    self.save_last(*state)
                 due = look.step + trainer.config.checkpoint_interval
             yield look
-        if writes and not trainer.interrupted:
-            self.finish(trainer.model)
+        trainer.world.wait()  # the best weights are on the disk
+        if gathers and not trainer.interrupted:
+            self.finish(model, writes)
 
-    def finish(self, model: torch.nn.Module) -> None:
+    def finish(self, model: torch.nn.Module, writes: bool = True) -> None:
         """Give `model` its best weights, and write them as the plain model-ckpt.pt.
 
         Adapters are not written so: without their base they are no model.
         """
         self.load_best(model)
         if all(p.requires_grad for p in model.parameters()):
-            path, state = self.path / "model-ckpt.pt", model.state_dict()
-            with self._writing():
-                write_atomically(path, lambda part: torch.save(state, part))
+            path = self.path / "model-ckpt.pt"
+            state = {name: whole(t) for name, t in model.state_dict().items()}
+            if writes:
+                with self._writing():
+                    write_atomically(path, lambda part: torch.save(state, part))
 
     def log(self, record: dict[str, Any]) -> None:
         """Add one line to the log; lines of steps done again are replaced."""

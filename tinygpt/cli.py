@@ -23,17 +23,14 @@ from tinygpt.options import (
     Finetune,
     Generate,
     Info,
+    Prepare,
     Tokenize,
     Train,
     choose_run,
     parse,
     run_path,
 )
-
-
-def say(*words: object) -> None:
-    """Print at once, also into a pipe."""
-    print(*words, flush=True)
+from tinygpt.terminal import converse, one_answer, say, speak
 
 
 def run_train(args: Train) -> None:
@@ -102,34 +99,8 @@ def _report(folder: Any, run: Any, args: Train) -> None:
     )
     if args.prompt:
         say("\nA sample:\n")
-        _speak(model, tokenizer, Generate(prompt=args.prompt, seed=args.train.seed))
+        speak(model, tokenizer, Generate(prompt=args.prompt, seed=args.train.seed))
     say(f"\nSaved in {folder.path}. More: tinygpt generate --run {folder.path}")
-
-
-def _speak(model: Any, tokenizer: Any, c: Generate) -> None:
-    """Print the prompt and, piece by piece, what the model adds."""
-    import torch
-
-    from tinygpt.generation import generate, stream_text
-    from tinygpt.pretrain import prompt_ids
-
-    stop = tokenizer.end_of_text
-    tokens = generate(
-        model,
-        torch.tensor([prompt_ids(c.prompt, model, tokenizer)], device=model.device),
-        c.max_new_tokens,
-        temperature=c.temperature,
-        top_k=c.top_k,
-        top_p=c.top_p,
-        seed=c.seed,
-        stop_token=stop,
-        use_cache=c.cache,
-    )
-    ids = (int(token) for token in tokens)
-    print(c.prompt, end="", flush=True)
-    for piece in stream_text((i for i in ids if i != stop), tokenizer):
-        print(piece, end="", flush=True)
-    say()
 
 
 def run_generate(args: Generate) -> None:
@@ -138,7 +109,7 @@ def run_generate(args: Generate) -> None:
     from tinygpt.checkpoint import load_run
 
     model, tokenizer, _ = load_run(choose_run(args.run))
-    _speak(model, tokenizer, args)
+    speak(model, tokenizer, args)
 
 
 def run_finetune(args: Finetune) -> None:
@@ -176,15 +147,6 @@ def run_finetune(args: Finetune) -> None:
         say(f"\nTalk to it: tinygpt chat --model {path}")
 
 
-def one_answer(model: Any, tokenizer: Any, prompt: str, seed: int) -> str:
-    """A short answer on one line."""
-    from tinygpt.chat import answer
-
-    asked = [{"role": "user", "content": prompt}]
-    pieces = answer(model, tokenizer, asked, max_new_tokens=60, seed=seed)
-    return " ".join("".join(pieces).split())
-
-
 def run_chat(args: Chat) -> None:
     """One conversation in the terminal, until /quit or the end of input."""
     calm_threads()
@@ -193,58 +155,7 @@ def run_chat(args: Chat) -> None:
     source = args.model or str(choose_run(None))
     model, tokenizer = load_model(source)
     say(f"This is {source}. /reset forgets, /quit leaves, Ctrl-C stops an answer.")
-    history: list[dict[str, str]] = []
-    while True:
-        try:
-            asked = input("You: ").strip()
-        except EOFError:
-            return say()
-        except KeyboardInterrupt:
-            say("\n(/quit leaves)")
-            continue
-        if asked == "/quit":
-            return None
-        if asked == "/reset":
-            history.clear()
-            say("(forgotten)")
-        elif asked.startswith("/"):
-            say("(the commands are /reset and /quit)")
-        elif asked:
-            history += _turn(model, tokenizer, [*history, _said("user", asked)], args)
-
-
-def _said(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
-
-
-def _turn(
-    model: Any, tokenizer: Any, messages: list[dict[str, str]], args: Chat
-) -> list[dict[str, str]]:
-    """Print the answer to the last message; both, or nothing if it was too long."""
-    from tinygpt.chat import answer
-
-    pieces: list[str] = []
-    try:
-        print("Assistant: ", end="", flush=True)
-        for piece in answer(
-            model,
-            tokenizer,
-            messages,
-            max_new_tokens=args.max_new_tokens,
-            temperature=args.temperature,
-            top_k=args.top_k,
-            top_p=args.top_p,
-            seed=args.seed,
-        ):
-            print(piece, end="", flush=True)
-            pieces.append(piece)
-    except KeyboardInterrupt:
-        print(" (stopped)", end="")
-    except UserError as error:
-        say(f"({error})")
-        return []
-    say()
-    return [messages[-1], _said("assistant", "".join(pieces))]
+    converse(model, tokenizer, args)
 
 
 def run_export(args: Export) -> None:
@@ -279,7 +190,7 @@ def run_tokenize(args: Tokenize) -> None:
     from tinygpt.tokenizer import get_tokenizer, train_bpe
 
     if args.train_on is not None:
-        from tinygpt.dataset import load_text
+        from tinygpt.texts import load_text
 
         if args.save is None:
             raise UserError("say where the new vocabulary goes: --save NAME.tiktoken")
@@ -306,20 +217,34 @@ def run_tokenize(args: Tokenize) -> None:
 
 
 def run_data(args: Data) -> None:
-    """List the corpora, or fetch one."""
-    from tinygpt.dataset import CORPORA, fetch, shipped
+    """List the corpora, fetch one, or prepare a token file."""
+    from tinygpt.texts import CORPORA, find
 
+    if args.prepare is not None:
+        return run_prepare(args.prepare)
     if args.fetch is not None:
         if args.fetch not in CORPORA:
             raise UserError(
                 f"there is no corpus '{args.fetch}': choose {', '.join(CORPORA)}"
             )
-        corpus = CORPORA[args.fetch]
-        say(fetch(corpus) if corpus.url else shipped(corpus.filename))
-        return
+        return say(*find(args.fetch))
     for corpus in CORPORA.values():
         where = "ships with the course" if corpus.url is None else corpus.url
         say(f"{corpus.name:<17} {corpus.bytes:>9,} bytes  {corpus.what} ({where})")
+
+
+def run_prepare(args: Prepare) -> None:
+    """Make a token file; say what it holds."""
+    from tinygpt.token_file import prepare
+    from tinygpt.tokenizer import get_tokenizer
+
+    workers = args.workers or os.cpu_count() or 1
+    tokenizer = get_tokenizer(args.tokenizer)
+    told = prepare(args.text, args.out, tokenizer, workers, show_progress=True)
+    say(
+        f"{args.out}: {told.tokens:,} tokens of {told.tokenizer} as {told.dtype}, "
+        f"{told.text_bytes / told.tokens:.2f} bytes per token"
+    )
 
 
 def run_info(args: Info) -> None:

@@ -134,8 +134,8 @@ class TrainConfig:
     """One training run: what to read, how to step, when to look."""
 
     dataset: str = "handbook"
-    """handbook, support-chats, sales-textbook, tiny-shakespeare, or a text file,
-    folder or glob."""
+    """handbook, support-chats, sales-textbook, tiny-shakespeare, a text file, folder or
+    glob, or NAME.tokens as `tinygpt data prepare` makes it."""
     tokenizer: str = "handbook-4k"
     """handbook-4k, gpt2, cl100k_base, o200k_base, or a .tiktoken file."""
     steps: int = 300
@@ -190,6 +190,9 @@ class TrainConfig:
     """Precision of the matrix products; auto takes bfloat16 where it is faster."""
     compile: bool = False
     """Compile the model with torch.compile first."""
+    sharding: Literal["none", "full"] = "none"
+    """Of several processes, full: each keeps only its share of weights, gradients and
+    optimizer state (torch's fully_shard), for models that outgrow one device."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -219,6 +222,11 @@ class TrainConfig:
         check(
             self.minutes is not None or self.warmup_steps <= self.steps,
             f"warmup_steps {self.warmup_steps} is longer than the run of {self.steps}",
+        )
+        check(
+            self.sharding == "none" or self.optimizer == "adamw",
+            "sharding full cuts every matrix up, and muon needs whole ones: choose "
+            "--optimizer adamw",
         )
         check(self.seed < 2**63, f"seed must be below 2**63, not {self.seed}")
 

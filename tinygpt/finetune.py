@@ -16,20 +16,14 @@ from tinygpt.attention import MultiHeadAttention
 from tinygpt.chat import PackedBatches, chat_loss, pack
 from tinygpt.checkpoint import RunFolder
 from tinygpt.config import FinetuneConfig, from_dict
-from tinygpt.dataset import (
-    CORPORA,
-    Batches,
-    load_chats,
-    load_text,
-    split_tokens,
-    whole_split,
-)
+from tinygpt.dataset import Batches, split_tokens, whole_split
 from tinygpt.distributed import World
 from tinygpt.errors import UserError
 from tinygpt.evaluation import Evaluation, cross_entropy, evaluate
 from tinygpt.gpt import GPT
 from tinygpt.lora import add_lora, merge
 from tinygpt.pretrained import load_gpt2
+from tinygpt.texts import CORPORA, load_chats, load_text
 from tinygpt.tokenizer import Tokenizer
 from tinygpt.trainer import Look, Trainer
 

@@ -151,7 +151,8 @@ class Eval(RunChoice):
     """Measure a trained model: bits per byte, baselines, memorisation."""
 
     dataset: str | None = None
-    """A corpus or file, of which the last 10 % are used; the run's own if not given."""
+    """A corpus or file, of which the last 10 % are used (a million tokens at most); the
+    run's own if not given."""
 
 
 @dataclass
@@ -171,11 +172,38 @@ class Tokenize:
 
 
 @dataclass
+class Prepare:
+    """Cut a text of any size into tokens, on disk, for `train --dataset NAME.tokens`.
+
+    Give the same command again to go on after it was stopped.
+    """
+
+    text: Annotated[str, tyro.conf.Positional]
+    """A corpus, text file, folder or glob."""
+    out: Path
+    """The token file to make, NAME.tokens."""
+    tokenizer: str = "handbook-4k"
+    """handbook-4k, gpt2, cl100k_base, o200k_base, or a .tiktoken file."""
+    workers: int | None = None
+    """Processes that cut the text; one for each core if not given."""
+
+    def __post_init__(self) -> None:
+        good = self.workers is None or 1 <= self.workers <= 1024
+        check(good, f"--workers {self.workers} is out of range: see the --help")
+
+
+@dataclass
 class Data:
-    """List the texts that come by name, or fetch one of them."""
+    """List the texts that come by name, fetch one of them, or prepare a big text."""
 
     fetch: str | None = None
     """Download and verify this corpus now, and say where it lies."""
+    prepare: Annotated[
+        Annotated[None, tyro.conf.subcommand("list", description="List the texts.")]
+        | Annotated[Prepare, tyro.conf.subcommand("prepare")],
+        tyro.conf.OmitArgPrefixes,
+        tyro.conf.OmitSubcommandPrefixes,
+    ] = None
 
 
 @dataclass

@@ -10,30 +10,44 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
 from tinygpt.checkpoint import RunFolder, load_run
 from tinygpt.config import GPTConfig, TrainConfig
-from tinygpt.dataset import Batches, load_text, split_tokens, whole_split
+from tinygpt.dataset import Batches, Tokens, split_at, split_tokens, whole_split
 from tinygpt.distributed import World
 from tinygpt.errors import UserError
 from tinygpt.evaluation import Evaluation, baselines, evaluate, longest_copy
 from tinygpt.generation import generate
 from tinygpt.gpt import GPT
+from tinygpt.texts import load_text
+from tinygpt.token_file import SUFFIX, open_tokens
 from tinygpt.tokenizer import Tokenizer, get_tokenizer
 from tinygpt.trainer import Look, Trainer
+
+MOST_KNOWN = 1_000_000  # tokens that the baselines and the memorisation report take
 
 
 class Corpus:
     """A text as token ids, split, with the means to evaluate a model on it."""
 
     def __init__(self, name: str, tokenizer: Tokenizer, context_length: int) -> None:
-        """Read the text `name` (see `dataset.load_text`) and cut it 90 to 10."""
+        """Read the text `name` (see `texts.load_text`) and cut it 90 to 10.
+
+        Of a token file the training part stays on disk.
+        """
         self.tokenizer, self.context_length = tokenizer, context_length
-        ids = torch.tensor(tokenizer.encode(load_text(name)), dtype=torch.long)
-        self.train, self.val = split_tokens(ids, context_length)
+        self.train: Tokens
+        if Path(name).suffix == SUFFIX:
+            ids = open_tokens(Path(name).expanduser(), tokenizer)
+            cut = split_at(len(ids), context_length)
+            self.train, self.val = ids[:cut], _in_memory(ids[cut:])
+        else:
+            encoded = torch.tensor(tokenizer.encode(load_text(name)), dtype=torch.long)
+            self.train, self.val = split_tokens(encoded, context_length)
 
     @cached_property
     def byte_lengths(self) -> Int[Tensor, " V"]:
@@ -42,9 +56,14 @@ class Corpus:
         return torch.tensor([len(t.token_bytes(i)) for i in range(t.vocab_size)])
 
     @cached_property
+    def known(self) -> Int[Tensor, " N"]:
+        """What the model may learn from; of a big text, the last million tokens."""
+        return _in_memory(self.train[-MOST_KNOWN:])
+
+    @cached_property
     def train_text(self) -> str:
-        """The text that the model may learn from."""
-        return self.tokenizer.decode(self.train.tolist())
+        """The text of the tokens that are `known`."""
+        return self.tokenizer.decode(self.known.tolist())
 
     def evaluate(
         self, model: nn.Module, windows: int | None = None, batch_size: int = 16
@@ -69,7 +88,12 @@ class Corpus:
     def baselines(self) -> dict[str, float]:
         """Bits per byte of predictors without a network on the validation split."""
         t = self.tokenizer
-        return baselines(self.train, self.val, t.vocab_size, t.decode_bytes)
+        return baselines(self.known, self.val, t.vocab_size, t.decode_bytes)
+
+
+def _in_memory(ids: Tokens) -> Int[Tensor, " N"]:
+    """The ids as a tensor of int64."""
+    return torch.from_numpy(np.asarray(ids).astype(np.int64))
 
 
 @dataclass
@@ -215,7 +239,9 @@ def measure(path: Path, dataset: str | None = None) -> Iterator[str]:
     yield f"  nats per token  {loss.nats_per_token:8.4f}  ({loss.tokens:,} tokens)"
     yield f"  perplexity      {loss.perplexity:8.2f}"
     yield f"  bits per byte   {loss.bits_per_byte:8.4f}  ({loss.bytes:,} bytes)"
-    yield "Bits per byte of predictors without a network:"
+    less = len(corpus.known) < len(corpus.train)
+    of = f", which know {MOST_KNOWN:,} tokens of the training text" if less else ""
+    yield f"Bits per byte of predictors without a network{of}:"
     for kind, bits in corpus.baselines().items():
         yield f"  {kind:<15} {bits:8.4f}"
     start = corpus.val[:8].unsqueeze(0)[:, : model.config.context_length]

@@ -25,7 +25,8 @@ from torch.overrides import TorchFunctionMode
 from tinygpt.config import GPTConfig, check
 from tinygpt.errors import UserError
 from tinygpt.gpt import GPT
-from tinygpt.tokenizer import END_OF_TEXT, Tokenizer, shipped
+from tinygpt.texts import shipped
+from tinygpt.tokenizer import END_OF_TEXT, Tokenizer
 from tinygpt.tokenizer_json import read_json, read_tokenizer_json, tokenizer_json
 
 POCKET = "pocket-gpt2"

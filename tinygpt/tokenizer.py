@@ -26,6 +26,7 @@ import regex
 import tiktoken
 
 from tinygpt.errors import UserError
+from tinygpt.texts import shipped
 
 # GPT-2's words: contractions, then letters, digits or other signs with at most one
 # space in front. Of several spaces the last goes to the word behind them.
@@ -462,15 +463,6 @@ def _valid(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
-
-
-def shipped(name: str) -> Path:
-    """A file that comes with the course: in a checkout's data/ or inside the wheel."""
-    here = Path(__file__).resolve().parent
-    for folder in (here.parent / "data", here / "_data"):
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"{name} is missing from the installation: install tinygpt again.")
 
 
 def get_tokenizer(name_or_path: str | Path) -> Tokenizer:

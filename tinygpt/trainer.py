@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from tinygpt import sharding
 from tinygpt.config import TrainConfig
 from tinygpt.distributed import World, pick_dtype
 from tinygpt.errors import UserError
@@ -108,6 +109,8 @@ class Trainer:
         self.config, self.batches = config, batches
         self.evaluate, self.loss_fn = evaluate, loss_fn
         self.model = model.to(self.device)
+        if config.sharding == "full" and self.world.size > 1:
+            sharding.shard(self.model, self.device.type, self.world.size)
         self.optimizers = make_optimizers(self.model, config, self.dtype)
         self.step, self.seconds = 0, 0.0
         self.losses: list[float] = []  # since the last look
@@ -168,12 +171,13 @@ class Trainer:
                     tokens, stepping = 0, 0.0
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that a resumed run needs: tensors by name, and facts for JSON."""
+        """What a resumed run needs: tensors, facts for JSON. All processes must ask."""
         tensors = {f"model.{name}": t for name, t in self._kept().items()}
         names: dict[Tensor, str] = {p: n for n, p in self.model.named_parameters()}
         for optimizer in self.optimizers:
             for p, slots in optimizer.state.items():
                 tensors |= {f"{slot}.{names[p]}": t for slot, t in slots.items()}
+        tensors = {name: sharding.whole(t.detach()) for name, t in tensors.items()}
         facts = {
             "step": self.step,
             "seconds": self.seconds,
@@ -207,9 +211,10 @@ class Trainer:
                 if saved.shape != mine.shape and not is_count:
                     raise ValueError(f"{name} is {list(saved.shape)} there")
                 if slot == "model":
-                    mine.copy_(saved)
+                    mine.copy_(sharding.share_like(mine, saved))
                 else:
-                    owner[mine].state[mine][slot] = saved.to(self.device)
+                    saved = saved.to(self.device)
+                    owner[mine].state[mine][slot] = sharding.share_like(mine, saved)
             self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
             self.losses, self.best = list(facts["losses"]), float(facts["best"])
             self.looks_since_best = int(facts["looks_since_best"])
@@ -235,7 +240,7 @@ class Trainer:
     def _wrapped(self) -> nn.Module:
         """The model as the step uses it: compiled, and averaging over processes."""
         model = torch.compile(self.model) if self.config.compile else self.model
-        if self.world.size > 1:
+        if self.world.size > 1 and not sharding.is_sharded(self.model):
             model = DistributedDataParallel(model, broadcast_buffers=False)
         return model  # type: ignore[return-value]
 
@@ -262,8 +267,8 @@ class Trainer:
         loss, size, rounds = 0.0, 0, c.grad_accumulation
         for i in range(rounds):
             batch = self._batch(self.step * rounds + i)
-            waits = world.size > 1 and i < rounds - 1  # average gradients once, last
-            with model.no_sync() if waits else nullcontext():  # type: ignore[operator]
+            last = i == rounds - 1  # gradients are averaged once
+            with nullcontext() if last else sharding.gradients_wait(model):
                 with self._autocast():
                     part = self.loss_fn(model, *batch) / rounds
                 part.backward()
@@ -291,6 +296,8 @@ class Trainer:
     def _look(self, tokens: int, stepping: float) -> Look:
         """Evaluate; remember whether it is the best so far."""
         sample = self.evaluate(self.model, False)
+        loss = self.world.main_says(sample.nats_per_token)  # all decide alike
+        sample = replace(sample, nats_per_token=loss)
         self._insist_on_finite(sample.nats_per_token, "validation")
         training_loss, is_best = sum(self.losses) / len(self.losses), False
         if not self.interrupted:  # an extra look must not change a resumed run
