@@ -26,7 +26,12 @@ expect = sync_api.expect
 
 STATIC = ROOT / "book" / "_static"
 DOOR = ("playground.js", "playground.css")
-ROOM = ("tinygpt.js", "playground_worker.js", "playground_parts.js")
+ROOM = (
+    "tinygpt.js",
+    "playground_worker.js",
+    "playground_inside.js",
+    "playground_parts.js",
+)
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Playground</title>
 <meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none';

@@ -5,12 +5,12 @@
    folders below _static/models, and `data-own` lets the reader bring a file. Without
    scripts the sentence stays. Nothing but this file and its style sheet is fetched before
    the reader presses start. What it leaves out: the model (tinygpt.js), the worker around
-   it (playground_worker.js) and what is drawn (playground_parts.js). */
+   it (playground_worker.js) and what is drawn (playground_parts.js and _inside.js). */
 "use strict";
 (() => {
   const here = document.currentScript.src;
   const file = (name) => new URL(name, here).href;
-  const ROOM = ["tinygpt.js", "playground_worker.js", "playground_parts.js"];
+  const ROOM = ["tinygpt", "playground_worker", "playground_inside", "playground_parts"];
   const ALL = "tokens next attention lens ablate";
   const TITLES = {
     tokens: "your text as tokens",
@@ -42,7 +42,7 @@
 
   let room = null;  // the scripts of the room, fetched once for all doors of a page
   function enter() {
-    room ??= Promise.all(ROOM.map((name) => script(file(name))));
+    room ??= Promise.all(ROOM.map((name) => script(file(`${name}.js`))));
     room.catch(() => { room = null; });
     return room;
   }
