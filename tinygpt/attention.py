@@ -100,12 +100,9 @@ class MultiHeadAttention(nn.Module):
         Float[Tensor, "B H T D"], Float[Tensor, "B H T D"], Float[Tensor, "B H T D"]
     ]:
         """Queries, keys and values of every head, turned by `rotate` if given."""
-        # [B, T, 3C] -> three of [B, T, C] -> [B, T, H, D] -> [B, H, T, D] each
-        shape = (self.n_heads, self.head_dim)
-        q, k, v = (
-            part.unflatten(-1, shape).transpose(1, 2)
-            for part in self.qkv(x).chunk(3, dim=-1)
-        )
+        # [B, T, 3C] -> [B, T, 3, H, D] -> three of [B, T, H, D] -> [B, H, T, D] each
+        qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, self.head_dim))
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
         if self.qk_norm:
             q, k = (F.rms_norm(t, (self.head_dim,)) for t in (q, k))
         if rotate is not None:

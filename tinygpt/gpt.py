@@ -18,6 +18,7 @@ from tinygpt.embeddings import TokenEmbedding
 from tinygpt.kv_cache import KVCache
 from tinygpt.masking import causal_mask
 from tinygpt.positional import LearnedPositions, RotaryPositions, SinusoidalPositions
+from tinygpt.quick_step import QuickStep
 
 
 class GPT(nn.Module):
@@ -108,7 +109,7 @@ class GPT(nn.Module):
     def new_cache(self, batch_size: int = 1) -> KVCache:
         """An empty cache with room for the whole context."""
         c = self.config
-        return KVCache(
+        cache = KVCache(
             c.n_layers,
             batch_size,
             c.n_heads,
@@ -116,6 +117,9 @@ class GPT(nn.Module):
             c.head_dim,
             like=self.token_embedding.weight,
         )
+        if c.norm_placement == "pre":
+            cache.quick_step = QuickStep(self)
+        return cache
 
     def embed(
         self, ids: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"]
@@ -160,6 +164,9 @@ class GPT(nn.Module):
                 f"{past + n_new} tokens, but the context holds "
                 f"{self.config.context_length}"
             )
+        usual = positions is None and not self.training
+        if cache and cache.quick_step and past and n_new == 1 and usual:
+            return cache.quick_step(ids, cache)
         if positions is None:
             positions = torch.arange(past, past + n_new, device=ids.device)
         is_causal = mask is None and not past

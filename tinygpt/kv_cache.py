@@ -3,6 +3,8 @@
 What it leaves out: what happens when the context is full; `generation` decides that.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -35,6 +37,7 @@ class KVCache:
         self.layers = [(self.table[i, 0], self.table[i, 1]) for i in range(n_layers)]
         self.context_length = context_length
         self.length = 0
+        self.quick_step: Any = None  # a shorter way to one more token, if there is one
 
     def extend(
         self, layer: int, k: Float[Tensor, "B H T D"], v: Float[Tensor, "B H T D"]
