@@ -86,9 +86,10 @@ def compare(name: str, batch: int, n: int) -> dict[str, Any]:
     new = CONTEXT - PROMPT
     texts: dict[str, Tensor] = {}
 
-    def we() -> float:
+    def we(use_cache: bool = True) -> float:
+        options = {"temperature": 0.0, "use_cache": use_cache}
         start = time.perf_counter()
-        tokens = list(generate(ours, prompt, new, temperature=0.0))
+        tokens = list(generate(ours, prompt, new, **options))
         seconds = time.perf_counter() - start
         texts["ours"] = torch.stack(tokens, dim=1)
         return batch * new / seconds
@@ -111,6 +112,7 @@ def compare(name: str, batch: int, n: int) -> dict[str, Any]:
     agree = (texts["ours"] == texts["theirs"]).float().mean().item()
     return {
         "tokens_per_second": {k: median(v) for k, v in measured.items()},
+        "without_cache": median([we(use_cache=False) for _ in range(min(n, 3))]),
         "ratio": ratio(measured["ours"], measured["transformers"]),
         "same_tokens": round(agree, 3),
     }

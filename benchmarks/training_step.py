@@ -42,7 +42,7 @@ from tinygpt.evaluation import cross_entropy
 from tinygpt.gpt import GPT
 from tinygpt.optimizers import make_optimizers
 
-BATCH, CONTEXT, PEAK_SIZE = 8, 128, 2048
+CONTEXT, PEAK_SIZE = 128, 2048
 SHAPES = {  # vocab_size, d_model, n_heads, n_layers
     "1M": (4096, 128, 4, 3),
     "3M": (4096, 192, 6, 5),
@@ -50,6 +50,7 @@ SHAPES = {  # vocab_size, d_model, n_heads, n_layers
     "30M": (50257, 384, 6, 6),
     "124M": (50257, 768, 12, 12),
 }
+BATCH = {"124M": 4}  # windows per step; 8 for the others
 QUICK = ("1M", "10M")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MIN_SECONDS = 1.0  # one measurement takes at least this long
@@ -135,11 +136,12 @@ def side(
     make: Callable[..., tuple[Step, torch.optim.Optimizer]],
     shape: tuple[int, int, int, int],
     dtype: torch.dtype,
+    batch: int,
 ) -> Callable[[], float]:
     """A function that trains for a while and says how many tokens a second it read."""
     torch.manual_seed(0)
     step, optimizer = make(shape)
-    window = torch.randint(0, shape[0], (BATCH, CONTEXT + 1))
+    window = torch.randint(0, shape[0], (batch, CONTEXT + 1))
     ids, targets = window[:, :-1].contiguous(), window[:, 1:].contiguous()
 
     def measure() -> float:
@@ -183,7 +185,7 @@ PARTS = {  # the operations that each part of a step is made of
 
 def parts(name: str) -> dict[str, float]:
     """The share of our step in float32 that each kind of operation takes."""
-    measure = side(ours, SHAPES[name], torch.float32)
+    measure = side(ours, SHAPES[name], torch.float32, BATCH.get(name, 8))
     measure()
     with torch.profiler.profile() as profile:
         measure()
@@ -197,19 +199,42 @@ def parts(name: str) -> dict[str, float]:
     return {part: round(time / total, 4) for part, time in shares.items()}
 
 
+def optimizer_cost(name: str, n: int) -> dict[str, float]:
+    """Milliseconds of one AdamW step: in one pass, and as PyTorch does by default."""
+    torch.manual_seed(0)
+    vocab_size, d_model, _, n_layers = SHAPES[name]
+    sizes = [(vocab_size, d_model), *[(12 * d_model, d_model)] * n_layers]
+    sides = {}
+    for kind, fused in (("fused", True), ("default", None)):
+        weights = [torch.randn(size) for size in sizes]
+        for weight in weights:
+            weight.grad = torch.randn_like(weight)
+        optimizer = torch.optim.AdamW(weights, fused=fused)
+
+        def measure(optimizer: torch.optim.Optimizer = optimizer) -> float:
+            start = time.perf_counter()
+            optimizer.step()
+            return 1e3 * (time.perf_counter() - start)
+
+        sides[kind] = measure
+    measured = pairs(sides, max(n, 5), warmup=2)
+    return {kind: median(v) for kind, v in measured.items()}
+
+
 def compare(name: str, dtype: str, n: int) -> dict[str, Any]:
     """All sides at one shape and precision, in turn."""
-    shape, kind = SHAPES[name], DTYPES[dtype]
+    shape, kind, batch = SHAPES[name], DTYPES[dtype], BATCH.get(name, 8)
     sides = {
-        "ours": side(ours, shape, kind),
-        "transformers": side(transformers_gpt2, shape, kind),
-        "litgpt": side(litgpt_gpt, shape, kind),
+        "ours": side(ours, shape, kind, batch),
+        "transformers": side(transformers_gpt2, shape, kind, batch),
+        "litgpt": side(litgpt_gpt, shape, kind, batch),
         "peak": peak(kind),
     }
     measured = pairs(sides, n)
     flop = flop_per_token(shape)
     reached = [flop * v for v in measured["ours"]]
     return {
+        "batch": batch,
         "tokens_per_second": {k: median(v) for k, v in measured.items() if k != "peak"},
         "gflop_per_second": {
             k: median([v * (1 if k == "peak" else flop) / 1e9 for v in values])
@@ -261,10 +286,10 @@ def main() -> None:
     print_rows(rows)
     result = {
         "machine": machine(),
-        "batch": BATCH,
         "context": CONTEXT,
         "shapes": shapes,
         "parts": split,
+        "optimizer_milliseconds": {"10M": optimizer_cost("10M", 9)},
         "rows": rows,
     }
     save("training_step", result, args.quick)

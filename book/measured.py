@@ -44,7 +44,7 @@ def measured(
     """The role: a number, or a complaint that stops the build."""
     try:
         return [nodes.Text(look_up(text))], []
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         told = inliner.reporter.error(f"nothing measured: {error}", line=lineno)
         return [inliner.problematic(rawtext, rawtext, told)], [told]
 
