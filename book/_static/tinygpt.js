@@ -284,7 +284,10 @@
   function softmax(scores) {
     let largest = -Infinity, sum = 0;
     for (const score of scores) largest = Math.max(largest, score);
-    for (let i = 0; i < scores.length; i++) sum += scores[i] = Math.exp(scores[i] - largest);
+    for (let i = 0; i < scores.length; i++) {
+      scores[i] = Math.exp(scores[i] - largest);  // at most 1, so nothing overflows
+      sum += scores[i];
+    }
     for (let i = 0; i < scores.length; i++) scores[i] /= sum;
     return scores;
   }
