@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from textwrap import TextWrapper
 
 import torch
 
@@ -39,72 +40,77 @@ bits_per_byte: {loss.bits_per_byte:.4f}
 {what} {parameters:,} parameters, stored in float16 ({size:.1f} MB).
 
 - **Data:** {data}.
-- **Command:** `make models ARGS={name}`, which runs `{command}` and stores the best
-  weights.
-- **Seed:** {seed}. Kept from step {step}, after {minutes:.1f} minutes on one thread;
-  another processor gives slightly different weights.
-- **Result:** {loss.bits_per_byte:.4f} bits per byte (perplexity {loss.perplexity:.1f})
-  on {held_back}.
+- **Command:** `make models ARGS={name}`, which runs `{command}` and stores the best \
+weights.
+- **Seed:** {seed}; the weights are those of step {step}. Another processor or number \
+of threads gives slightly different ones.
+- **Result:** {loss.bits_per_byte:.4f} bits per byte \
+(perplexity {loss.perplexity:.1f}) on {held_back}.
 - **Intended use:** {use}.
 - **Limits:** {limits}
 
 CC0, like the text it was trained on.
 """
+TINY = "train --preset tiny --dtype float32"
+CHAT = "finetune --model pocket-gpt2 --data support-chats"
 
 
-def train_tiny() -> dict[str, object]:
+def train_tiny() -> None:
     """The preset `tiny`, as a run folder without what only training needs."""
-    command = "train --preset tiny --dtype float32"
-    tinygpt([*command.split(), "--prompt=", "--name=tiny", f"--out={RUNS}"])
-    model, _, facts = load_run(RUNS / "tiny")
-    to = DATA / "tiny"
+    run, to = RUNS / "tiny", DATA / "tiny"
+    tinygpt([*TINY.split(), "--prompt=", "--name=tiny", f"--out={RUNS}"])
+    model, _, facts = load_run(run)
     to.mkdir(exist_ok=True)
-    for file in RunFolder(RUNS / "tiny").path.glob("*"):
-        if file.name == "run.json" or file.name.startswith("tokenizer."):
-            shutil.copyfile(file, to / file.name)
+    for file in [run / "run.json", *run.glob("tokenizer.*")]:
+        shutil.copyfile(file, to / file.name)
     half = {name: p.to(torch.float16) for name, p in model.named_parameters()}
     save_tensors(to / "best.safetensors", half, {"step": facts["step"]})
-    model, tokenizer, _ = load_run(to)  # with the rounded weights
+
+
+def tiny_facts() -> dict[str, object]:
+    """What the card of `tiny` says."""
+    model, tokenizer, facts = load_run(DATA / "tiny")
     c = model.config
     return {
-        "what": f"The model that chapter 07 trains: {c.n_layers} blocks, {c.n_heads} "
-        f"heads, d_model {c.d_model},\ncontext {c.context_length}, the preset `tiny`;",
+        "what": f"The model that chapter 07 trains, the preset `tiny`: {c.n_layers} "
+        f"blocks, {c.n_heads} heads, d_model {c.d_model}, context {c.context_length};",
         "parameters": model.n_parameters(),
         "data": "the first 90 % of the tokens of `data/sales_handbook.txt`",
-        "command": f"tinygpt {command}",
+        "command": f"tinygpt {TINY}",
         "seed": PRESETS["tiny"].train.seed,
         "step": facts["step"],
-        "minutes": facts["seconds"] / 60,
         "loss": Corpus("handbook", tokenizer, c.context_length).evaluate(model),
         "held_back": "the last 10 % of the handbook",
         "use": "a model small enough to load into a page, to look inside and play with",
         "limits": "it has read one book about selling, for a minute. It writes "
-        "sentences that\n  sound like that book and mean little; it knows no facts.",
+        "sentences that sound like that book and mean little; it knows no facts.",
     }
 
 
-def train_chat() -> dict[str, object]:
+def train_chat() -> None:
     """pocket-gpt2 fine-tuned on the support chats, in GPT-2's format."""
-    command = "finetune --model pocket-gpt2 --data support-chats"
-    tinygpt([*command.split(), "--name=pocket-chat", f"--out={RUNS}"])
-    run, to = RUNS / "pocket-chat", DATA / "pocket-chat"
-    tinygpt(["export", str(run), f"--out={to}", "--dtype=float16"])
-    model, _ = load_model(to)
-    best = min(RunFolder(run).read_log(), key=lambda look: look["validation_loss"])
+    tinygpt([*CHAT.split(), "--name=pocket-chat", f"--out={RUNS}"])
+    to = DATA / "pocket-chat"
+    tinygpt(["export", f"{RUNS / to.name}", f"--out={to}", "--dtype=float16"])
+
+
+def chat_facts() -> dict[str, object]:
+    """What the card of `pocket-chat` says."""
+    model, _ = load_model(DATA / "pocket-chat")
+    log = RunFolder(RUNS / "pocket-chat").read_log()
     return {
-        "what": "pocket-gpt2 after support chats: it answers in the form `User: ...`,\n"
+        "what": "pocket-gpt2 after support chats: it answers in the form `User: ...`, "
         "`Assistant: ...`, and stops.",
         "parameters": model.n_parameters(),
         "data": "the first 90 % of the 537 conversations in `data/support_chats.jsonl`",
-        "command": f"tinygpt {command}",
+        "command": f"tinygpt {CHAT}",
         "seed": FinetuneConfig().seed,
-        "step": best["step"],
-        "minutes": best["seconds"] / 60,
-        "loss": chat_loss(to),
+        "step": min(log, key=lambda look: look["validation_loss"])["step"],
+        "loss": chat_loss(DATA / "pocket-chat"),
         "held_back": "the answers in the last 10 %",
         "use": "to see what fine-tuning changes, in the terminal and in a page",
         "limits": "it has read one book and some hundred short chats. It answers like "
-        "a shop's\n  support and knows no shop, no order and no facts.",
+        "a shop's support and knows no shop, no order and no facts.",
     }
 
 
@@ -116,11 +122,16 @@ def chat_loss(folder: Path) -> Evaluation:
 
 
 def write_card(name: str, facts: dict[str, object]) -> None:
-    """The model's README.md."""
+    """The model's README.md, in lines that fit a page."""
     files = [file for file in (DATA / name).iterdir() if file.name != "README.md"]
     size = sum(file.stat().st_size for file in files) / 1e6
     card = CARD.format(name=name, size=size, **facts)
-    (DATA / name / "README.md").write_text(card, encoding="utf-8")
+    wrap = TextWrapper(88, break_long_words=False, break_on_hyphens=False)
+    for n, line in enumerate(lines := card.splitlines()):
+        wrap.subsequent_indent = "  " if line.startswith("- ") else ""
+        lines[n] = wrap.fill(line)
+    text = "\n".join(lines) + "\n"
+    (DATA / name / "README.md").write_text(text, encoding="utf-8")
 
 
 def write_rows() -> None:
@@ -137,12 +148,16 @@ def write_rows() -> None:
     readme.write_text("\n\n**Source.**".join([table, *rest]), encoding="utf-8")
 
 
+MODELS = {"tiny": (train_tiny, tiny_facts), "pocket-chat": (train_chat, chat_facts)}
+
+
 def main() -> None:
     """Train those that are named, or both."""
-    train = {"tiny": train_tiny, "pocket-chat": train_chat}
-    for name in sys.argv[1:] or train:
+    for name in sys.argv[1:] or MODELS:
+        train, facts = MODELS[name]
         shutil.rmtree(RUNS / name, ignore_errors=True)
-        write_card(name, train[name]())
+        train()
+        write_card(name, facts())
     write_rows()
 
 

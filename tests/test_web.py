@@ -20,13 +20,15 @@ import torch
 from torch.testing import assert_close
 
 from tinygpt import web
-from tinygpt.config import PRESETS, GPTConfig
+from tinygpt.chat import chat_prompt, cut_history
+from tinygpt.config import GPTConfig
 from tinygpt.errors import UserError
+from tinygpt.finetune import load_model
 from tinygpt.generation import generate, next_token_probabilities, window_start
 from tinygpt.gpt import GPT
 from tinygpt.lora import add_lora
 from tinygpt.pretrained import load_gpt2
-from tinygpt.tokenizer import Tokenizer, get_tokenizer
+from tinygpt.tokenizer import Tokenizer, get_tokenizer, shipped
 from tinygpt.web import characters, export_web
 
 JS = Path(__file__).resolve().parent.parent / "book" / "_static" / "tinygpt.js"
@@ -95,7 +97,7 @@ function answer(TinyGPT, { model, tokenizer }, { prompts, NEW, DRAWN, SEED }) {
       text: tokenizer.decode(ids),
       logits: Array.from(model.nextLogits(ids)),
       greedy: [...TinyGPT.generate(model, ids, NEW, { temperature: 0 })],
-      drawn: [...TinyGPT.generate(model, ids, DRAWN, drawn)],
+      drawn: [0, 1].map(() => [...TinyGPT.generate(model, ids, DRAWN, drawn)]),
     };
   });
 }
@@ -111,9 +113,7 @@ def make_pocket() -> tuple[GPT, Tokenizer]:
 
 
 def make_tiny() -> tuple[GPT, Tokenizer]:
-    torch.manual_seed(11)
-    model = random_model(PRESETS["tiny"].model, std=0.08)
-    return model, get_tokenizer("handbook-4k")
+    return load_model(shipped("tiny/run.json").parent)  # in float16, too
 
 
 @pytest.fixture(scope="module", params=[make_pocket, make_tiny])
@@ -150,7 +150,9 @@ def assert_same_answers(
         logits = torch.tensor(answer["logits"])
         assert_close(logits, model(torch.tensor([ids]))[0, -1], atol=1e-4, rtol=0)
         assert answer["greedy"] == greedy_choices(model, ids, answer["greedy"]), prompt
-        assert len(answer["greedy"]) == NEW and len(answer["drawn"]) == DRAWN
+        assert len(answer["greedy"]) == NEW
+        drawn, again = answer["drawn"]
+        assert drawn == again and len(drawn) == DRAWN
 
 
 def test_a_weight_takes_two_bytes(exported: tuple[GPT, Tokenizer, Path]) -> None:
@@ -166,8 +168,9 @@ def test_node_gives_our_answers(exported: tuple[GPT, Tokenizer, Path]) -> None:
     model, tokenizer, path = exported
     assert len(PROMPTS) == len(set(PROMPTS)) == 20
     code = f"{ANSWER} return answer(TinyGPT, read(words[0]), given);"
-    answers = run_node(code, path, given=job(PROMPTS))
-    assert_same_answers(model, tokenizer, PROMPTS, answers)
+    some = PROMPTS[::4]  # the browser is asked all of them
+    answers = run_node(code, path, given=job(some))
+    assert_same_answers(model, tokenizer, some, answers)
 
 
 # --- Every switch -----------------------------------------------------------------
@@ -383,6 +386,43 @@ def test_generation_past_the_context(tmp_path: Path) -> None:
         assert "1 to 11 tokens" in sentence or "outside the vocabulary" in sentence
 
 
+CHATS = [
+    [("user", " Hi\x1c\n")],
+    [("user", "Größe?"), ("assistant", "\u3000Yes. \x85"), ("user", "\ufeff ok")],
+    [("user", "a" * 30), ("assistant", "b" * 30), ("user", "c" * 20)],
+    [("user", "")],
+]
+
+
+@needs_node
+def test_a_chat_has_the_form_of_python(tmp_path: Path) -> None:
+    path = export_web(random_model(small(context_length=90)), BYTES, tmp_path)
+    chats = [[{"role": r, "content": c} for r, c in chat] for chat in CHATS]
+    code = """const { model, tokenizer } = read(words[0]);
+    const answer = (chat) => [...TinyGPT.answer(model, tokenizer, chat,
+      { maxNewTokens: 40, seed: 3 })].join("");
+    let refused;
+    try { answer([{ role: "user", content: "x".repeat(99) }]); }
+    catch (error) { refused = [error instanceof TinyGPT.UserError, error.message]; }
+    return { refused, said: given.map((chat) => [answer(chat), answer(chat)]),
+      prompts: given.map((chat) =>
+        [chat, TinyGPT.cutHistory(chat, tokenizer, 60)].map((messages) =>
+          TinyGPT.chatPrompt(messages, tokenizer))) };"""
+    result = run_node(code, path, given=chats)
+    for chat, (whole, cut) in zip(chats, result["prompts"], strict=True):
+        assert whole == chat_prompt(chat, BYTES)
+        assert cut == chat_prompt(cut_history(chat, BYTES, 60), BYTES)
+    assert len(result["prompts"][2][1]) < 60 < len(result["prompts"][2][0])
+    for said, again in result["said"]:
+        assert said == again
+        assert said
+        assert said[0] != " "
+        assert END not in said
+    own, sentence = result["refused"]
+    assert own
+    assert "the model has room for 68" in sentence
+
+
 # --- Where it runs ----------------------------------------------------------------
 
 
@@ -422,31 +462,22 @@ window.ask = (given) => new Promise((done, failed) => {
 
 
 def test_a_worker_of_a_page_from_a_file(
-    exported: tuple[GPT, Tokenizer, Path], tmp_path: Path
+    exported: tuple[GPT, Tokenizer, Path], tmp_path: Path, browser: Any
 ) -> None:
-    api = pytest.importorskip("playwright.sync_api", reason="a driver for browsers")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("no Chromium here: apt-get install chromium runs this test")
     model, tokenizer, path = exported
     shutil.copy(JS, tmp_path)
     shutil.copy(path, tmp_path)
     page_path = tmp_path / "page.html"
     page_path.write_text(PAGE % ANSWER, encoding="utf-8")
-    prompts = PROMPTS[::4]
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox"], timeout=120_000
-        )
-        page = browser.new_page()
-        complaints: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(page_path.as_uri())
-        answers = page.evaluate("(given) => ask(given)", job(prompts))
-        browser.close()
+    page = browser.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(page_path.as_uri())
+    answers = page.evaluate("(given) => ask(given)", job(PROMPTS))
+    page.close()
     assert complaints == []
-    assert_same_answers(model, tokenizer, prompts, answers)
+    assert_same_answers(model, tokenizer, PROMPTS, answers)
 
 
 # --- Bad input --------------------------------------------------------------------
