@@ -23,7 +23,7 @@ from tinygpt.cli import main
 from tinygpt.config import PRESETS, FinetuneConfig, GPTConfig, TrainConfig
 from tinygpt.dataset import CORPORA
 from tinygpt.generation import generate, stream_text
-from tinygpt.options import Sampling, Tokenize, Train, parse
+from tinygpt.options import Prepare, Sampling, Tokenize, Train, parse
 
 LOOK = re.compile(
     r"Step: (\d+) Training Loss: \d\.\d{3} Validation Loss: \d\.\d{3} \| "
@@ -276,6 +276,43 @@ def test_data_lists_and_finds(empty: Path, capsys: pytest.CaptureFixture[str]) -
     assert Path(capsys.readouterr().out.strip()).name == "sales_handbook.txt"
 
 
+def test_a_token_file_is_prepared_and_trained_on_like_its_text(
+    empty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bit for bit; also when it goes on, and when it is measured."""
+    text = words(empty, "text", steps=20, out="runs")
+    main(text)
+    prepared = ["data", "prepare", "text.txt", "--tokenizer", "small.tiktoken"]
+    main([*prepared, "--out", "text.tokens", "--workers", "1"])
+    out = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(
+        r"text\.tokens: [\d,]+ tokens of bpe-283 as uint16, \d\.\d\d bytes per token",
+        out,
+    )
+    main(words(empty, "tokens", steps=20, out="runs", dataset="text.tokens"))
+    main(["train", "--resume", "--name", "tokens", "--steps", "21", "--prompt", ""])
+    main([*text, "--resume", "--steps", "21"])
+    mine, theirs = (RunFolder(f"runs/{n}").load_last()[0] for n in ("tokens", "text"))
+    assert_same_tensors(mine, theirs)
+    capsys.readouterr()
+    main(["eval", "--run", "runs/tokens"])
+    of_file = capsys.readouterr().out.replace("text.tokens", "text.txt")
+    main(["eval", "--run", "runs/tokens", "--dataset", "text.txt"])
+    assert capsys.readouterr().out == of_file
+    for argv, sentence in (
+        (["train", "--dataset", "text.tokens"], "text.tokens holds tokens of bpe-283"),
+        (["train", "--dataset", "gone.tokens"], "cannot read the token file gone"),
+        (["eval", "--dataset", "text.txt.tokens"], "cannot read the token file"),
+        ([*prepared, "--out", "text.tokens"], "text.tokens is there already"),
+        ([*prepared, "--out", "text.bin"], "a token file is called NAME.tokens"),
+        ([*prepared, "--out", "a.tokens", "--workers", "0"], "--workers 0 is out of"),
+    ):
+        assert exit_code(argv) == 2
+        complaint = capsys.readouterr().err
+        assert sentence in complaint
+        assert complaint.count("\n") == 1
+
+
 def test_info_counts_the_presets(
     empty: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -427,6 +464,7 @@ TRAIN_NUMBERS = {
     "head-lr": "-0.1",
     "muon-lr": "inf",
     "muon-momentum": "1",
+    "muon-steps": "0",
     "beta1": "-0.5",
     "beta2": "1.0",
     "weight-decay": "-1",
@@ -514,6 +552,7 @@ def test_the_table_covers_every_number_that_can_be_typed() -> None:
     assert numbers(Sampling) == GENERATE_NUMBERS.keys()
     assert numbers(FinetuneConfig) == FINETUNE_NUMBERS.keys()
     assert numbers(Tokenize) == {"vocab-size"}
+    assert numbers(Prepare) == {"workers"}
 
 
 @pytest.mark.parametrize("argv", [["generate"], ["eval"], ["chat"]])

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,7 +135,7 @@ def test_much_white_space_goes_to_the_encoder_that_can_take_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = train_bpe(SOURCE, 300)
-    monkeypatch.setattr(cutting, "_LONG_SPACE", re.compile(r"\s{9}"))
+    monkeypatch.setattr(cutting, "_BLOCK", 9)
     monkeypatch.setattr(Tokenizer, "to_tiktoken", overflowing)
     text = "a" + 20 * " " + "b"
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")

@@ -144,11 +144,12 @@ class Batches:
         """Where the windows of an epoch begin, in the epoch's order (n_windows,)."""
         if epoch != self._epoch:
             random = np.random.default_rng([self.seed, epoch])
-            order = random.permutation(self.n_windows)
+            starts = random.permutation(self.n_windows)
             # The last target, at offset + n_windows * context_length, must exist.
             room = len(self.tokens) - self.n_windows * self.context_length
-            offset = random.integers(min(self.context_length, room))
-            self._epoch, self._starts = epoch, offset + order * self.context_length
+            starts *= self.context_length  # in place: a big text has many
+            starts += random.integers(min(self.context_length, room))
+            self._epoch, self._starts = epoch, starts
         return self._starts
 
 

@@ -116,7 +116,8 @@ def insist_on_lines(tokenizer: Tokenizer) -> None:
 # --- Cutting them into tokens ------------------------------------------------------
 
 # tiktoken's stack overflows in white space from some 10^6 characters on; ours does not.
-_LONG_SPACE = re.compile(r"\s{100000}")
+# A run of twice this length holds a whole block of it.
+_BLOCK = 50_000
 
 
 class _Encoder:
@@ -133,7 +134,8 @@ class _Encoder:
             raise UserError(
                 f"cannot read the text ({error}): check its path"
             ) from error
-        encode = self.slow if _LONG_SPACE.search(text) else self.fast
+        blocks = (text[i : i + _BLOCK] for i in range(0, len(text), _BLOCK))
+        encode = self.slow if any(map(str.isspace, blocks)) else self.fast
         ids = encode(text + piece.context)
         n = len(ids) - len(encode(piece.context))
         return np.array(ids[:n], self.dtype).tobytes(), n, len(text.encode())
