@@ -73,7 +73,6 @@ def main() -> None:
             "machine": machine(),
             "target_bits_per_byte": target,
             "seed_seconds": median(measured["demo"]),
-            "seed_seconds_in_full": seed["seconds"],
             "our_seconds": median(measured["ours"]),
             "our_steps": last["step"],
             "our_bits_per_byte": round(last["bits_per_byte"], 4),

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tinygpt.errors import UserError
+from tinygpt.evaluation import cross_entropy
 from tinygpt.generation import generate, stream_text
 from tinygpt.gpt import GPT
 from tinygpt.masking import document_mask
@@ -135,8 +135,8 @@ def chat_loss(
     positions: Int[Tensor, "B T"],
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy at the assistant's tokens, in nats per token."""
-    logits = model(ids, mask=document_mask(documents), positions=positions)
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+    mask = document_mask(documents)
+    return cross_entropy(model, ids, targets, mask=mask, positions=positions)
 
 
 class PackedBatches:

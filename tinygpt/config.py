@@ -158,6 +158,8 @@ class TrainConfig:
     """Muon's learning rate."""
     muon_momentum: float = 0.95
     """Muon's momentum."""
+    muon_steps: int = 5
+    """Newton-Schulz steps that make Muon's step orthogonal."""
     beta1: float = 0.9
     """AdamW's memory of the gradient."""
     beta2: float = 0.95
@@ -200,7 +202,7 @@ class TrainConfig:
             0: "lr embedding_lr head_lr muon_lr muon_momentum beta1 beta2 weight_decay "
             "warmup_steps decay_fraction final_lr_fraction grad_clip seed",
             1: "steps batch_size grad_accumulation eval_interval eval_windows "
-            "checkpoint_interval patience",
+            "checkpoint_interval patience muon_steps",
         }
         for least, names in at_least.items():
             for name in names.split():
@@ -354,14 +356,18 @@ PRESETS = {
             init="zero",
         ),
         TrainConfig(
-            steps=300,
+            steps=180,
             optimizer="muon",
             lr=0.01,
-            embedding_lr=0.02,
-            head_lr=0.004,
-            beta1=0.8,
+            embedding_lr=0.3,
+            head_lr=0.015,
+            muon_lr=0.03,
+            muon_momentum=0.8,
+            muon_steps=3,
+            beta1=0.6,
+            beta2=0.98,
             schedule="linear",
-            decay_fraction=0.6,
+            eval_interval=45,
         ),
     ),
     # GPT-2's shape at pocket size, trained with care: the model that ships.

@@ -18,13 +18,22 @@ from torch import Tensor, nn
 
 
 def cross_entropy(
-    model: nn.Module, ids: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
+    model: nn.Module,
+    ids: Int[Tensor, "B T"],
+    targets: Int[Tensor, "B T"],
+    **view: Tensor | None,
 ) -> Float[Tensor, ""]:
     """Mean surprise of `model` at the tokens `targets`, in nats per token.
 
-    Targets of -100 do not count. Source: Shannon (1948), section 7.
+    Targets of -100 do not count. A GPT is given the targets and answers with this very
+    number, found without keeping all logits (see `head_loss`); of any other model we
+    take the logits. `view` (mask, positions) goes to the model.
+
+    Source: Shannon (1948), section 7.
     """
-    logits = model(ids)  # [B, T, V]
+    if getattr(getattr(model, "module", model), "gives_loss", False):  # DDP's module
+        return model(ids, targets=targets, **view)
+    logits = model(ids, **view)  # [B, T, V]
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 

@@ -8,6 +8,7 @@ import math
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -15,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from tinygpt.block import NORMS, TransformerBlock
 from tinygpt.config import GPTConfig
 from tinygpt.embeddings import TokenEmbedding
+from tinygpt.head_loss import head_loss
 from tinygpt.kv_cache import KVCache
 from tinygpt.masking import causal_mask
 from tinygpt.positional import LearnedPositions, RotaryPositions, SinusoidalPositions
@@ -34,6 +36,8 @@ class GPT(nn.Module):
     >>> model(torch.tensor([[1, 2, 3]])).shape
     torch.Size([1, 3, 7])
     """
+
+    gives_loss = True  # called with targets, it returns the loss
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -140,20 +144,32 @@ class GPT(nn.Module):
             logits = cap * torch.tanh(logits / cap)
         return logits
 
+    def loss(
+        self, x: Float[Tensor, "B T C"], targets: Int[Tensor, "B T"]
+    ) -> Float[Tensor, ""]:
+        """Mean cross-entropy of `logits(x)` at `targets`, in nats per token."""
+        head, targets, cap = self.head, targets.flatten(), self.config.logit_softcap
+        if type(head) is not nn.Linear:  # an adapter, say: it has its own way
+            return F.cross_entropy(self.logits(x).flatten(0, 1).float(), targets)
+        vectors = self.norm(x).flatten(0, 1)
+        return head_loss(vectors, head.weight, head.bias, targets, cap)
+
     def forward(
         self,
         ids: Int[Tensor, "B T"],
         cache: KVCache | None = None,
         mask: Bool[Tensor, "B 1 T T"] | None = None,
         positions: Int[Tensor, "*B T"] | None = None,
-    ) -> Float[Tensor, "B T V"]:
-        """Logits for the token after each of `ids`.
+        targets: Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T V"] | Float[Tensor, ""]:
+        """Logits for the token after each of `ids`; with `targets`, their loss.
 
         Args:
             ids: token ids, at most context_length (with those in `cache`).
             cache: keys and values of earlier tokens; `ids` are added to it.
             mask: who sees whom; causal if not given. Not together with `cache`.
             positions: place of each token, from 0; counted on if not given.
+            targets: the tokens that came; -100 does not count.
 
         Raises:
             ValueError: more tokens than context_length.
@@ -181,4 +197,4 @@ class GPT(nn.Module):
             x = go(x, mask=mask, is_causal=is_causal, rotate=rotate, extend=extend)
         if cache:
             cache.advance(n_new)
-        return self.logits(x)
+        return self.logits(x) if targets is None else self.loss(x, targets)

@@ -78,6 +78,7 @@ def make_optimizers(
                 lr=config.muon_lr,
                 momentum=config.muon_momentum,
                 weight_decay=config.weight_decay,
+                steps=config.muon_steps,
                 pieces=stacked,
                 precision=precision,
             )
