@@ -1,5 +1,6 @@
 """dataset: the split, the batches, and the walk over a whole split."""
 
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygpt.dataset import Batches, split_tokens, whole_split
+from tinygpt import dataset
+from tinygpt.dataset import Batches, split_at, split_tokens, whole_split
 from tinygpt.errors import UserError
 
 
@@ -44,6 +46,15 @@ def test_split_refuses_a_short_text_with_the_numbers() -> None:
 def test_split_refuses_a_fraction_out_of_range(fraction: float) -> None:
     with pytest.raises(UserError, match=f"train_fraction is {fraction}"):
         split_tokens(list(range(60)), 5, fraction)
+
+
+def test_of_a_big_text_no_more_than_a_million_tokens_validate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert split_at(10**9, context_length=5) == 10**9 - 10**6
+    monkeypatch.setattr(dataset, "MOST_VALIDATION", 20)
+    assert split_at(1000, context_length=5) == 980
+    assert split_at(100, context_length=5) == 90
 
 
 def starts_of(batches: Batches, n_epochs: int) -> list[int]:
@@ -148,6 +159,24 @@ def test_memory_mapped_ids_give_the_same_batches(tmp_path: Path, dtype: str) -> 
         assert torch.equal(got[0], want[0])
         assert torch.equal(got[1], want[1])
     assert torch.equal(split_tokens(mapped, 5)[0], split_tokens(ids, 5)[0])
+
+
+def test_a_mapped_file_is_let_go_of_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every fifth window here; what comes out does not change."""
+    monkeypatch.setattr(dataset, "FORGET_AFTER", 5)
+    ids = np.arange(500, dtype="uint16")
+    ids.tofile(tmp_path / "ids.bin")
+    mapped = np.memmap(tmp_path / "ids.bin", dtype="uint16", mode="r")
+    ours = Batches(mapped[:470], context_length=7, batch_size=3, seed=5)
+    theirs = Batches(ids[:470], context_length=7, batch_size=3, seed=5)
+    assert isinstance(ours._map, mmap.mmap)
+    assert theirs._map is None
+    for step in range(9):
+        assert torch.equal(ours.at(step)[1], theirs.at(step)[1])
+    assert ours._taken < 5 or dataset.MADV_DONTNEED is None
+    assert theirs._taken == 27
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from tiny_run import VOCAB_SIZE, assert_same_tensors, configs, write_text
 
+from tinygpt import pretrain
 from tinygpt.checkpoint import RunFolder
 from tinygpt.config import PRESETS, GPTConfig
 from tinygpt.dataset import Batches
@@ -34,6 +36,18 @@ def test_a_corpus_is_split_and_comes_back(corpus: Corpus) -> None:
     assert corpus.tokenizer.encode(text) == [*corpus.train, *corpus.val]
     assert corpus.byte_lengths.shape == (VOCAB_SIZE,)
     assert corpus.byte_lengths[corpus.train].sum() == len(corpus.train_text.encode())
+
+
+def test_of_a_big_text_only_the_end_is_known(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the baselines and the report on memorisation, which would take for ever."""
+    monkeypatch.setattr(pretrain, "MOST_KNOWN", 50)
+    small = copy(corpus)
+    small.__dict__.pop("known", None)
+    small.__dict__.pop("train_text", None)
+    assert small.known.tolist() == corpus.train[-50:].tolist()
+    assert corpus.train_text.endswith(small.train_text)
 
 
 def test_the_whole_split_is_evaluated_token_by_token(corpus: Corpus) -> None:

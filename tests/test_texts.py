@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 from tqdm import tqdm
 
+from tinygpt import texts
 from tinygpt.errors import UserError
 from tinygpt.texts import CORPORA, Corpus, fetch, load_text, shipped
 
@@ -312,6 +313,16 @@ def test_corpora_agree_with_the_reference(shared_dir: Path) -> None:
 def test_missing_shipped_file_is_named() -> None:
     with pytest.raises(UserError, match=r"data/nothing\.txt is missing"):
         shipped("nothing.txt")
+
+
+def test_a_wheel_finds_its_own_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(texts, "__file__", str(tmp_path / "tinygpt" / "texts.py"))
+    inside = tmp_path / "tinygpt" / "_data" / "x.txt"
+    inside.parent.mkdir(parents=True)
+    inside.touch()
+    assert shipped("x.txt") == inside
 
 
 def test_handbook_is_the_file_itself() -> None:
