@@ -106,7 +106,10 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="fewer sizes and pairs: a first look"
     )
-    return parser.parse_args()
+    parser.add_argument("--pairs", type=int, help="measurements of each side")
+    args = parser.parse_args()
+    args.pairs = args.pairs or (2 if args.quick else 5)
+    return args
 
 
 def row(what: str, goal: str, result: str, reached: bool | None = None) -> dict:

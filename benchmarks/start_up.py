@@ -88,7 +88,7 @@ def main() -> None:
             "import torch": whole("-c", "import torch"),
             "tinygpt generate": first_token(make_run(Path(folder))),
         }
-        measured = pairs(sides, 2 if args.quick else 7)
+        measured = pairs(sides, args.pairs)
     beside = {
         "import tinygpt": "python",
         "tinygpt --help": "python",

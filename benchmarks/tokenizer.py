@@ -70,7 +70,7 @@ def fresh(tokenizer: Tokenizer) -> Tokenizer:
 def main() -> None:
     """Train and encode, in turn."""
     args = arguments(__doc__)
-    n = 2 if args.quick else 5
+    n = args.pairs
     text = load_text("handbook")
     megabytes = len(text.encode()) / 1e6
 
