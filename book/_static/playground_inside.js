@@ -221,7 +221,7 @@ globalThis.tinygptInside = (tools) => {
     }, nodes: [
       caption("Leave out a whole block, or single heads of it"), parts,
       make("p", { class: "acts" }, back),
-      caption("The next token: with all parts (grey) and without these (blue)"), pairs, words,
+      caption("The next token at temperature 1: with all parts (grey), without these (blue)"), pairs, words,
     ] };
   }
 
