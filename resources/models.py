@@ -82,8 +82,8 @@ def tiny_facts() -> dict[str, object]:
         "loss": Corpus("handbook", tokenizer, c.context_length).evaluate(model),
         "held_back": "the last 10 % of the handbook",
         "use": "a model small enough to load into a page, to look inside and play with",
-        "limits": "it has read one book about selling, for a minute. It writes "
-        "sentences that sound like that book and mean little; it knows no facts.",
+        "limits": "it has read one book about selling. It writes sentences that sound "
+        "like that book and mean little; it knows no facts.",
     }
 
 
