@@ -138,11 +138,15 @@ class GPT(nn.Module):
 
     def logits(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T V"]:
         """What the vectors `x` say about the next token."""
-        logits = self.head(self.norm(x))
+        return self.softcap(self.head(self.norm(x)))
+
+    def softcap(self, logits: Float[Tensor, "B T V"]) -> Float[Tensor, "B T V"]:
+        """Squash logits smoothly into plus or minus `logit_softcap`, if there is one.
+
+        Source: Gemma Team (2024), "Gemma 2", section 2.
+        """
         cap = self.config.logit_softcap
-        if cap:  # Gemma Team (2024), "Gemma 2", section 2
-            logits = cap * torch.tanh(logits / cap)
-        return logits
+        return cap * torch.tanh(logits / cap) if cap else logits
 
     def loss(
         self, x: Float[Tensor, "B T C"], targets: Int[Tensor, "B T"]
