@@ -73,7 +73,7 @@ def make_run(folder: Path) -> Path:
     config = replace(preset.model, vocab_size=tokenizer.vocab_size)
     run = RunFolder(folder / "run")
     run.start(config, preset.train, tokenizer)
-    run.save_best(GPT(config), {})
+    run.save_best(dict(GPT(config).named_parameters()), {})
     return run.path
 
 

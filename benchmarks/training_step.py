@@ -276,18 +276,13 @@ def summary(shapes: dict[str, dict[str, Any]]) -> list[dict]:
     """One row per rival and precision, and the share of the peak."""
     rows = []
     for dtype in DTYPES:
+        found = {s: r[dtype] for s, r in shapes.items() if dtype in r}
         for rival in ("transformers", "litgpt"):
-            each = {
-                s: r[dtype][f"against_{rival}"]["median"] for s, r in shapes.items()
-            }
+            each = {s: r[f"against_{rival}"]["median"] for s, r in found.items()}
             words = ", ".join(f"{s} {v:.2f}x" for s, v in each.items())
             ahead = min(each.values()) > 1
             rows.append(row(f"step, {dtype}, against {rival}", "> 1x", words, ahead))
-        each = {
-            s: r[dtype]["share_of_peak"]["median"]
-            for s, r in shapes.items()
-            if dtype in r
-        }
+        each = {s: r["share_of_peak"]["median"] for s, r in found.items()}
         words = ", ".join(f"{s} {v:.0%}" for s, v in each.items())
         large = [v for s, v in each.items() if s not in ("1M", "3M")]
         what = f"step, {dtype}, share of the torch.mm peak"
