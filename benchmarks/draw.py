@@ -30,23 +30,19 @@ def save(ax: Axes, name: str) -> None:
 
 
 def step_speed() -> None:
-    """FLOP/s of every side by shape, below the peak."""
+    """FLOP/s of every side by shape, as a share of what one matrix product reaches."""
     shapes = load("training_step")["shapes"]
     names = list(shapes)
-    by_side = {
-        label: [shapes[n]["float32"]["gflop_per_second"][side] for n in names]
-        for side, label in SIDES.items()
-    }
-    peak = [shapes[n]["float32"]["gflop_per_second"]["peak"] for n in names]
+    reached = [shapes[name]["float32"]["gflop_per_second"] for name in names]
     ax = lines(
         range(len(names)),
-        by_side | {"matrix product": peak},
+        {v: [100 * r[k] / r["peak"] for r in reached] for k, v in SIDES.items()},
         title="A training step in float32",
         x_label="parameters",
-        y_label="GFLOP/s",
+        y_label="share of torch.mm's speed (%)",
     )
     ax.set_xticks(range(len(names)), names)
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 100)
     save(ax, "step_speed")
 
 
@@ -118,6 +114,11 @@ def growth(measure: str, y_label: str, name: str) -> None:
     save(ax, name)
 
 
+def short(number: float) -> str:
+    """A large number in a few signs."""
+    return f"{number / 1e6:.2g}M" if number >= 1e5 else f"{number / 1e3:.0f}k"
+
+
 def scaling(x: str, held: str, label: str, name: str) -> None:
     """The loss against `x`, a line per value of `held`, the last one fitted."""
     law = load("growth")["scaling"]
@@ -132,13 +133,14 @@ def scaling(x: str, held: str, label: str, name: str) -> None:
             "o",
             color=colour,
             linestyle=dash,
-            label=f"{value / 1e6:.2g}M" if value >= 1e5 else f"{value / 1e3:.0f}k",
+            label=short(value),
         )
     places = [p[x] for p in line]
     fitted = [fit["a"] * place ** fit["b"] for place in places]
     ax.plot(places, fitted, color=INK, linewidth=1, label=f"∝ x^{fit['b']:.2f}")
     ax.set(xscale="log", yscale="log", xlabel=x, ylabel="loss (nats per token)")
     ax.set_yticks([4, 5, 6, 7], ["4", "5", "6", "7"], minor=False)
+    ax.set_xticks(places, [short(place) for place in places], minor=False)
     ax.minorticks_off()
     ax.set_title(f"Lines: {label}")
     ax.grid(True)
