@@ -11,11 +11,13 @@ and ours counts the vocabulary's work, the model's making and every evaluation.
 """
 
 import argparse
+import os
 import time
 from dataclasses import replace
 
 from tinygpt.distributed import calm_threads
 
+os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))  # for both sides
 calm_threads()
 import seed_demo
 import torch

@@ -1,11 +1,19 @@
 """distributed: a process alone adds up with itself, torchrun's words are understood."""
 
 import os
+import time
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from tinygpt.distributed import World, calm_threads, pick_device, pick_dtype
+from tinygpt.distributed import (
+    World,
+    calm_threads,
+    pick_device,
+    pick_dtype,
+    set_threads,
+)
 from tinygpt.errors import UserError
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -43,8 +51,40 @@ def test_threads_are_calmed_unless_the_user_has_spoken(
     monkeypatch.setenv("OMP_WAIT_POLICY", before or "")  # put back at the end
     if before is None:
         monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     calm_threads()
     assert os.environ["OMP_WAIT_POLICY"] == after
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+
+
+def clock_that_says(one: float, all_: float) -> Callable[[], float]:
+    """A clock by which work takes this long with one thread, or with more."""
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += one if torch.get_num_threads() == 1 else all_
+        return now
+
+    return clock
+
+
+@pytest.mark.parametrize(("all_", "expected"), [(0.5, 3), (2.0, 1)])
+def test_all_threads_unless_one_is_faster(
+    all_: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(time, "perf_counter", clock_that_says(1.0, all_))
+    try:
+        assert set_threads() == torch.get_num_threads() == expected
+        assert set_threads(2) == torch.get_num_threads() == 2
+        assert set_threads(9) == torch.get_num_threads() == 3
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        assert set_threads(1) == torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_device_by_name() -> None:

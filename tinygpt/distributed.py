@@ -7,6 +7,7 @@ the processes, which torchrun does.
 import os
 import time
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING
 
 from tinygpt.errors import UserError
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
 
 
 def calm_threads() -> None:
-    """Let idle OpenMP threads sleep instead of spinning; call before torch loads.
+    """Let idle OpenMP threads sleep after a blink of spinning; before torch loads.
 
-    Spinning threads fight other programs for the cores. What the user has set stays.
+    Threads that spin for long fight other programs for the cores; threads that sleep at
+    once are slow to wake between two small operations. What the user has set stays.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def pick_device(name: str = "auto", local_rank: int | None = None) -> "torch.device":
@@ -76,6 +79,35 @@ def pick_dtype(name: str, device: "torch.device") -> "torch.dtype":
 
     faster = seconds(torch.bfloat16) < 0.7 * seconds(torch.float32)
     return torch.bfloat16 if faster else torch.float32
+
+
+def set_threads(wanted: int | None = None) -> int:
+    """Let torch use `wanted` threads, or all, or one where all are slower; how many.
+
+    Threads wait for the slowest of them after every operation: where other programs
+    keep the cores busy, one that must share its core holds up all. So without `wanted`
+    a short measurement decides. OMP_NUM_THREADS, if set, decides before both.
+    """
+    import torch
+
+    cores = os.cpu_count() or 1
+    if "OMP_NUM_THREADS" in os.environ or cores == 1:
+        return torch.get_num_threads()
+    a, b = torch.ones(1024, 128), torch.ones(128, 512)  # the size of a small model
+
+    def seconds(n: int) -> float:
+        torch.set_num_threads(n)
+        start = time.perf_counter()
+        for _ in range(8):
+            torch.relu(a @ b)
+        return time.perf_counter() - start
+
+    if wanted is None:
+        seconds(cores)  # the first time wakes the threads
+        gains = [seconds(1) - seconds(cores) for _ in range(5)]
+        wanted = cores if median(gains) > 0 else 1
+    torch.set_num_threads(min(wanted, cores))
+    return torch.get_num_threads()
 
 
 @dataclass(frozen=True)

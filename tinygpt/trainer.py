@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from tinygpt import sharding
 from tinygpt.config import TrainConfig
-from tinygpt.distributed import World, pick_dtype
+from tinygpt.distributed import World, pick_dtype, set_threads
 from tinygpt.errors import UserError
 from tinygpt.evaluation import Evaluation, cross_entropy
 from tinygpt.muon import Muon
@@ -106,6 +106,7 @@ class Trainer:
         fast = pick_dtype(config.dtype, self.device) == torch.bfloat16
         fast = bool(self.world.main_says(float(fast)))  # its timing decides for all
         self.dtype = torch.bfloat16 if fast else torch.float32
+        self.threads = set_threads()
         self.config, self.batches = config, batches
         self.evaluate, self.loss_fn = evaluate, loss_fn
         self.model = model.to(self.device)
@@ -186,6 +187,7 @@ class Trainer:
             "looks_since_best": self.looks_since_best,
             "optimizer": self.config.optimizer,
             "dtype": str(self.dtype).removeprefix("torch."),
+            "threads": self.threads,
         }
         return tensors, facts
 
@@ -229,6 +231,8 @@ class Trainer:
         for optimizer in self.optimizers:
             if isinstance(optimizer, Muon):
                 optimizer.precision = self.dtype
+        if "threads" in facts:  # their number decides how sums are rounded
+            self.threads = set_threads(int(facts["threads"]))
 
     def _kept(self) -> dict[str, Tensor]:
         """Trained parameters and lasting buffers; a frozen base stays out."""
