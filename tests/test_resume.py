@@ -195,17 +195,27 @@ def assert_same_to_rounding(mine: Path, theirs: Path) -> None:
 both = pytest.mark.skipif(not has_loopback(), reason="the loopback interface is down")
 
 
+PAIR = {"optimizer": "muon", "dropout": 0.0, "steps": 20}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder of a run by two processes, and what they printed."""
+    folder = tmp_path_factory.mktemp("pair")
+    return folder, torchrun(words(folder, "pair", **PAIR, grad_accumulation=2))
+
+
 @both
-def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None:
-    settings = {"optimizer": "muon", "dropout": 0.0, "steps": 20}
-    argv = words(tmp_path, "pair", **settings, grad_accumulation=2)
-    said = torchrun(argv)
+def test_two_processes_train_as_one_with_twice_the_batch(
+    pair: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    folder, said = pair
     assert looks(said) == ["Step: 0", "Step: 10", "Step: 20"]
     assert sum("parameters" in line for line in said) == 1
     assert sum("Saved in" in line for line in said) == 1
-    assert exit_code(words(tmp_path, "one", **settings, batch_size=12)) == 0
-    assert_same_to_rounding(tmp_path / "runs" / "pair", tmp_path / "runs" / "one")
-    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"pair", "one"}
+    assert exit_code(words(tmp_path, "one", **PAIR, batch_size=12)) == 0
+    assert_same_to_rounding(folder / "runs" / "pair", tmp_path / "runs" / "one")
+    assert [p.name for p in (folder / "runs").iterdir()] == ["pair"]
 
 
 # Process 1 of the first start kills itself in the middle of step 17.
@@ -254,15 +264,13 @@ def test_shares_of_the_weights_train_as_the_whole_and_survive_a_dead_process(
 
 @both
 def test_a_dead_process_costs_no_more_than_the_steps_since_the_last_state(
-    tmp_path: Path,
+    pair: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
-    """Bit for bit the run that nobody killed; dropout, Muon and the averages are on."""
-    (tmp_path / "dying.py").write_text(DYING, encoding="utf-8")
-    for name, script in (("calm", None), ("killed", str(tmp_path / "dying.py"))):
-        argv = [*words(tmp_path, name, optimizer="muon", steps=20), "--resume"]
-        assert looks(torchrun(argv, "--max-restarts=1", script=script)) == [
-            "Step: 0",
-            "Step: 10",
-            "Step: 20",
-        ]
-    assert_same_run(tmp_path / "runs" / "killed", tmp_path / "runs" / "calm")
+    """Bit for bit the run of two processes that nobody killed."""
+    folder, said = pair
+    script = tmp_path / "dying.py"
+    script.write_text(DYING, encoding="utf-8")
+    argv = [*words(tmp_path, "killed", **PAIR, grad_accumulation=2), "--resume"]
+    again = torchrun(argv, "--max-restarts=1", script=str(script))
+    assert looks(again) == looks(said) == ["Step: 0", "Step: 10", "Step: 20"]
+    assert_same_run(tmp_path / "runs" / "killed", folder / "runs" / "pair")
