@@ -115,6 +115,25 @@ def test_the_quick_step_equals_the_way_through_the_blocks(switches: dict) -> Non
     assert plain.length == quick.length == CONTEXT
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_the_numpy_step_equals_the_way_through_the_blocks(
+    switches: dict, dtype: torch.dtype
+) -> None:
+    gpt, atol = model(**switches).to(dtype), 5e-5 if dtype == torch.float32 else 1e-12
+    ids, plain, quick = torch.randint(V, (1, CONTEXT)), *map(gpt.new_cache, (1, 1))
+    plain.quick_step = None
+    assert (quick.numpy_step is None) == (gpt.config.norm_placement == "post")
+    with torch.no_grad():
+        for part in ids.split((3, 1, 1, 5, 1), dim=1):
+            expected, mine = gpt(part, plain), gpt(part, quick)
+            assert mine.dtype == dtype
+            torch.testing.assert_close(mine, expected, rtol=0, atol=atol)
+    if quick.numpy_step:
+        with pytest.raises(ValueError, match="the cache of 11 tokens is full"):
+            quick.numpy_step(0, quick)
+
+
 def test_the_quick_step_is_taken_and_only_when_it_fits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -140,7 +159,9 @@ def test_the_quick_step_is_taken_and_only_when_it_fits(
 
 def test_the_quick_step_goes_through_adapters() -> None:
     gpt = model()
+    assert gpt.new_cache(1).numpy_step
     add_lora(gpt, rank=2, alpha=4.0)
+    assert not gpt.new_cache(1).numpy_step
     with torch.no_grad():
         for name, parameter in gpt.named_parameters():
             if "lora" in name or parameter.requires_grad:

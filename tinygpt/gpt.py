@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tinygpt import numpy_step
 from tinygpt.block import NORMS, TransformerBlock
 from tinygpt.config import GPTConfig
 from tinygpt.embeddings import TokenEmbedding
@@ -123,6 +124,8 @@ class GPT(nn.Module):
         )
         if c.norm_placement == "pre":
             cache.quick_step = QuickStep(self)
+        if batch_size == 1 and numpy_step.fits(self):
+            cache.numpy_step = numpy_step.NumpyStep(self)
         return cache
 
     def embed(
@@ -186,6 +189,8 @@ class GPT(nn.Module):
             )
         usual = positions is None and not self.training
         if cache and cache.quick_step and past and n_new == 1 and usual:
+            if cache.numpy_step and not torch.is_grad_enabled():
+                return cache.numpy_step(int(ids), cache)
             return cache.quick_step(ids, cache)
         if positions is None:
             positions = torch.arange(past, past + n_new, device=ids.device)

@@ -37,7 +37,8 @@ class KVCache:
         self.layers = [(self.table[i, 0], self.table[i, 1]) for i in range(n_layers)]
         self.context_length = context_length
         self.length = 0
-        self.quick_step: Any = None  # a shorter way to one more token, if there is one
+        self.quick_step: Any = None  # shorter ways to one more token, if there are any
+        self.numpy_step: Any = None
 
     def extend(
         self, layer: int, k: Float[Tensor, "B H T D"], v: Float[Tensor, "B H T D"]
