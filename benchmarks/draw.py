@@ -29,6 +29,31 @@ def save(ax: Axes, name: str) -> None:
     path.write_text(trimmed + "\n", encoding="utf-8")
 
 
+def time_to_quality() -> None:
+    """Bits per byte against seconds: the demo's estimates, our looks, the target."""
+    seed, times = load("seed_demo"), load("time_to_quality")
+    per_step = times["seed_seconds"] / seed["steps"]
+    last = [look["validation"] for look in seed["log"][-10:]]
+    per_nat = seed["bits_per_byte"] / (sum(last) / len(last))
+    ax = new_axes()
+    width = 5  # looks of 20 batches are noisy: the mean of five
+    noisy = [look["validation"] * per_nat for look in seed["log"]]
+    demo = [sum(noisy[i : i + width]) / width for i in range(len(noisy) - width + 1)]
+    seconds = [look["step"] * per_step for look in seed["log"][width - 1 :]]
+    ours = [(p["seconds"], p["bits_per_byte"]) for p in times["curve"] if p["seconds"]]
+    for label, x, y, colour, dash in (
+        ("TinyGPT", *zip(*ours, strict=True), CYCLE[0], DASHES[0]),
+        ("the demo", seconds, demo, CYCLE[1], DASHES[1]),
+    ):
+        ax.plot(x, y, color=colour, linestyle=dash, label=label)
+    ax.axhline(seed["bits_per_byte"], color=SOFT, linestyle=":", label="the goal")
+    ax.set(xscale="log", ylim=(1.4, 2.6), title="Two ways to learn one book")
+    ax.set(xlabel="seconds of training", ylabel="validation loss (bits per byte)")
+    ax.grid(True)
+    ax.legend()
+    save(ax, "time_to_quality")
+
+
 def step_speed() -> None:
     """FLOP/s of every side by shape, as a share of what one matrix product reaches."""
     shapes = load("training_step")["shapes"]
@@ -152,6 +177,7 @@ def main() -> None:
     """Draw all."""
     mpl.use("Agg")
     mpl.rcParams["svg.hashsalt"] = "tinygpt"  # the same names in every file
+    time_to_quality()
     step_speed()
     step_parts()
     generation()

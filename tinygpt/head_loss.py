@@ -104,5 +104,7 @@ class HeadLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients made on the way forward, times what comes from above."""
-        grads = (None if g is None else g * scale for g in ctx.saved_tensors)
+        grads = ctx.saved_tensors
+        if scale != 1:  # rarely: another pass over a large table
+            grads = [None if g is None else g * scale for g in grads]
         return (*grads, None, None)
