@@ -9,7 +9,7 @@ cannot be had), and the tables have a row for every id up to the largest.
 What 5,000 steps end with is kept in results/seed_demo.json. How long they take is
 measured beside our own training, by time_to_quality.py.
 
-    python benchmarks/seed_demo.py          about 20 minutes
+    python benchmarks/seed_demo.py          about half an hour
 """
 
 import argparse
