@@ -239,6 +239,7 @@ def main() -> None:
 
         told = read_head(out)
         done["tokens_per_second"] = round(told.tokens / done["seconds"])
+        done["said"] = done["said"].removeprefix(f"{folder}/")
         print(done, flush=True)
         reading = watched([__file__, "read", str(out)])
         print(reading, flush=True)
