@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tinygpt import pieces as cutting
@@ -70,6 +70,7 @@ nasty = st.one_of(st.text(SIGNS), lines.map("\n".join), lines.map(" \r\n".join))
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(texts=st.lists(nasty, min_size=1, max_size=4), piece=st.integers(1, 12))
+@example(texts=["", "", "\ufeff"], piece=1)  # a file with no text behind its mark
 def test_the_ids_of_the_pieces_are_the_ids_of_the_whole(
     texts: list[str], piece: int, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:

@@ -30,7 +30,8 @@ PIECE = 1 << 20  # bytes of text that a process cuts at a time
 # new line starts with white space (also beyond ASCII: U+00A0, U+3000, ...) or a slash.
 _START = rb"(?:[!-.0-~\xc3-\xdf\xe4-\xf4]|\xe3[\x81-\xbf])"
 _LINE = re.compile(rb"\n(?=" + _START + rb")")
-_FIRST = re.compile(rb"(?:\xef\xbb\xbf)?" + _START)  # a byte-order mark is dropped
+_MARK = rb"\xef\xbb\xbf"  # a byte-order mark, dropped at the start of a file
+_FIRST = re.compile(rb"(?:" + _MARK + rb"|(?!" + _MARK + rb"))" + _START)
 # Where lines have no end: a space between a letter or digit and a letter.
 _SPACE = re.compile(rb"(?<=[A-Za-z0-9])(?= [A-Za-z])")
 _WINDOW = 1 << 16
