@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tinygpt.checkpoint import RunFolder, load_run
 from tinygpt.cli import main
 from tinygpt.config import PRESETS, FinetuneConfig, GPTConfig, TrainConfig
 from tinygpt.dataset import CORPORA
+from tinygpt.finetune import load_model
 from tinygpt.generation import generate, stream_text
 from tinygpt.options import Prepare, Sampling, Tokenize, Train, parse
 
@@ -349,8 +351,15 @@ def test_finetune_and_export_from_the_command_line(
     assert "Step: 0 Training Loss: " in out
     assert "MB of weights." in out
     assert out.count("before:") == out.count("after:") > 1
-    assert exit_code([*argv, "--name", "finetune"]) == 2
-    assert "exists" in capsys.readouterr().err
+    for bad, sentence in (
+        ([*argv, "--name", "finetune"], "runs/finetune exists"),
+        (["train", "--resume", "--name", "finetune"], "`tinygpt finetune --resume`"),
+        (["eval", "--run", "runs/finetune"], "measure it on by --dataset"),
+    ):
+        assert exit_code(bad) == 2
+        assert sentence in capsys.readouterr().err
+    main(["eval", "--run", "runs/finetune", "--dataset", "text.txt"])
+    assert "validation part of text.txt:" in capsys.readouterr().out
 
     main(["export", "runs/wide", "--out", "page", "--format", "web"])
     assert [p.name for p in Path("page").iterdir()] == ["model.js"]
@@ -362,6 +371,41 @@ def test_finetune_and_export_from_the_command_line(
         "tokenizer.json",
     }
     assert re.match(r"exported: [\d,]+ parameters, \d\.\d MB", capsys.readouterr().out)
+
+
+def test_a_run_of_adapters_is_used_like_any_other(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree("runs/first", "base")
+    argv = ["finetune", "--model", "base", "--data", "text.txt", "--epochs", "1"]
+    argv += ["--device", "cpu", "--dtype", "float32", "--lr", "0.02"]
+    main([*argv, "--lora", "--name", "adapters"])
+    assert "MB of adapters." in capsys.readouterr().out
+    said, sampling = {}, ["--temperature", "0.9", "--seed", "4", "--top-k", "None"]
+    for run in ("runs/first", "runs/adapters"):
+        main(["generate", "--run", run, "--prompt", "the", *sampling])
+        said[run] = capsys.readouterr().out
+    model, tokenizer = load_model("runs/adapters")
+    ids = torch.tensor([tokenizer.encode("the")])
+    tokens = generate(model, ids, 100, temperature=0.9, seed=4)
+    assert said["runs/adapters"] == f"the{tokenizer.decode([int(t) for t in tokens])}\n"
+    assert said["runs/adapters"] != said["runs/first"]
+
+    main(["eval", "--run", "runs/adapters"])
+    out = capsys.readouterr().out
+    assert "validation part of text.txt:" in out
+    best = min(RunFolder("runs/adapters").read_log(), key=lambda r: r["bits_per_byte"])
+    assert f"  bits per byte   {best['bits_per_byte']:8.4f}" in out
+    main(["export", "runs/adapters", "--out", "adapted", "--format", "web"])
+    main([*argv, "--model", "runs/adapters", "--lora", "--name", "twice"])
+
+    shutil.rmtree("base")
+    capsys.readouterr()
+    assert exit_code(["generate", "--run", "runs/adapters"]) == 2
+    err = capsys.readouterr().err
+    assert "runs/adapters holds only adapters, and their base base cannot be" in err
+    shutil.rmtree("runs/adapters")
+    shutil.rmtree("runs/twice")
 
 
 # --- Bad input ---------------------------------------------------------------------
@@ -620,7 +664,7 @@ def test_a_fault_of_ours_keeps_its_traceback(
     def faulty(*_: object) -> None:
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr("tinygpt.checkpoint.load_run", faulty)
+    monkeypatch.setattr("tinygpt.finetune.load_run", faulty)
     with pytest.raises(ZeroDivisionError, match="a fault"):
         main(["generate"])
 
@@ -631,7 +675,7 @@ def test_ctrl_c_before_training_is_quiet(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tinygpt.checkpoint.load_run", interrupted)
+    monkeypatch.setattr("tinygpt.finetune.load_run", interrupted)
     assert exit_code(["generate"]) == 130
     assert capsys.readouterr() == ("", "")
 

@@ -106,7 +106,7 @@ def _report(folder: Any, run: Any, args: Train) -> None:
 def run_generate(args: Generate) -> None:
     """Stream a text from a trained model."""
     calm_threads()
-    from tinygpt.checkpoint import load_run
+    from tinygpt.finetune import load_run
 
     model, tokenizer, _ = load_run(choose_run(args.run))
     speak(model, tokenizer, args)
@@ -179,9 +179,11 @@ def run_export(args: Export) -> None:
 def run_eval(args: Eval) -> None:
     """Print the model's losses beside the baselines, and its longest recitation."""
     calm_threads()
+    from tinygpt.finetune import load_run
     from tinygpt.pretrain import measure
 
-    for line in measure(choose_run(args.run), args.dataset):
+    path = choose_run(args.run)
+    for line in measure(path, *load_run(path), args.dataset):
         say(line)
 
 

@@ -8,10 +8,12 @@ learning from preferences, and tools.
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tinygpt import checkpoint
 from tinygpt.attention import MultiHeadAttention
 from tinygpt.chat import PackedBatches, chat_loss, pack
 from tinygpt.checkpoint import RunFolder
@@ -21,9 +23,9 @@ from tinygpt.distributed import World
 from tinygpt.errors import UserError
 from tinygpt.evaluation import Evaluation, cross_entropy, evaluate
 from tinygpt.gpt import GPT
-from tinygpt.lora import add_lora, merge
+from tinygpt.lora import add_lora, merge, remove_lora
 from tinygpt.pretrained import load_gpt2
-from tinygpt.texts import CORPORA, load_chats, load_text
+from tinygpt.texts import holds_chats, load_chats, load_text
 from tinygpt.tokenizer import Tokenizer
 from tinygpt.trainer import Look, Trainer
 
@@ -53,24 +55,40 @@ class Finetuning:
 def load_model(source: str | Path) -> tuple[GPT, Tokenizer]:
     """A model by GPT-2 name, from a folder in GPT-2's format, or from a run folder.
 
-    Adapters of a LoRA run are merged into their base.
-
     Raises:
         UserError: there is no such model, or a file cannot be used.
     """
-    folder = RunFolder(source)
-    if not folder.exists:
+    if not RunFolder(source).exists:
         return load_gpt2(source)
-    made = folder.settings().get("finetune", {})
+    model, tokenizer, _ = load_run(source)
+    return model, tokenizer
+
+
+def load_run(path: str | Path) -> tuple[GPT, Tokenizer, dict[str, Any]]:
+    """The best model of a run folder, its tokenizer, and what was noted with it.
+
+    Adapters of a LoRA run become part of their base, so that nothing else need know.
+
+    Raises:
+        UserError: there is no run, a file cannot be used, or the base is gone.
+    """
+    folder = RunFolder(path)
+    made = folder.settings().get("finetune", {}) if folder.exists else {}
     if not made.get("lora"):
-        model, tokenizer, _ = folder.load_model()
-        return model, tokenizer
+        return checkpoint.load_run(path)
     config = from_dict(FinetuneConfig, made)
-    model, tokenizer = load_model(config.model)
+    try:
+        model, tokenizer = load_model(config.model)
+    except UserError as error:
+        raise UserError(
+            f"{path} holds only adapters, and their base {config.model} cannot be "
+            f"loaded ({error})"
+        ) from error
     _adapt(model, config)
-    folder.load_best(model)
+    facts = folder.load_best(model)
     merge(model)
-    return model.eval(), tokenizer
+    remove_lora(model)
+    return model.eval(), tokenizer, facts
 
 
 def _adapt(model: GPT, config: FinetuneConfig) -> None:
@@ -131,8 +149,7 @@ def prepare(config: FinetuneConfig, world: World | None = None) -> Finetuning:
     )
     loss_fn: Callable[..., Tensor]
     batches: PackedBatches | Batches
-    corpus = CORPORA.get(config.data)
-    if (corpus.filename if corpus else config.data).endswith(".jsonl"):
+    if holds_chats(config.data):
         chats = load_chats(config.data)
         cut = len(chats) * 9 // 10
         if not cut:

@@ -58,7 +58,7 @@ class RunChoice:
     """Which trained model to use."""
 
     run: Path | None = None
-    """A run's folder; the latest in ./runs if not given."""
+    """A run's folder, also of fine-tuning; the latest in ./runs if not given."""
 
 
 @dataclass

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from tinygpt.checkpoint import RunFolder, load_run
+from tinygpt.checkpoint import RunFolder
 from tinygpt.config import GPTConfig, TrainConfig
 from tinygpt.dataset import Batches, Tokens, split_at, split_tokens, whole_split
 from tinygpt.distributed import World
@@ -23,7 +24,7 @@ from tinygpt.errors import UserError
 from tinygpt.evaluation import Evaluation, baselines, evaluate, longest_copy
 from tinygpt.generation import generate
 from tinygpt.gpt import GPT
-from tinygpt.texts import load_text
+from tinygpt.texts import holds_chats, load_text
 from tinygpt.token_file import SUFFIX, open_tokens
 from tinygpt.tokenizer import Tokenizer, get_tokenizer
 from tinygpt.trainer import Look, Trainer
@@ -119,6 +120,10 @@ def open_run(
     if not resume:
         raise UserError(
             f"the run {path} exists: go on with it by --resume, or give another --name"
+        )
+    if "finetune" in folder.settings():
+        raise UserError(
+            f"{path} is a fine-tuning run: go on with it by `tinygpt finetune --resume`"
         )
     old_model, old_train = folder.configs()
     pairs: list[tuple[str, object, object]] = [
@@ -222,17 +227,30 @@ def prompt_ids(prompt: str, model: GPT, tokenizer: Tokenizer) -> list[int]:
     return ids
 
 
-def measure(path: Path, dataset: str | None = None) -> Iterator[str]:
-    """Lines on how good the model of a run is: losses, baselines, recitation.
+def measure(
+    path: Path,
+    model: GPT,
+    tokenizer: Tokenizer,
+    facts: dict[str, Any],
+    dataset: str | None = None,
+) -> Iterator[str]:
+    """Lines on how good the model of the run `path` is: losses, baselines, recitation.
 
-    The text is the validation part of `dataset`, or of the run's own.
+    The text is the validation part of `dataset`, or of the run's own; `facts` are
+    those noted with the weights.
 
     Raises:
-        UserError: the run or the text cannot be used.
+        UserError: the run or the text cannot be used, or the run's own is no text but
+            conversations, of which a fine-tuning run learns the answers alone.
     """
-    model, tokenizer, facts = load_run(path)
-    _, train = RunFolder(path).configs()
+    folder = RunFolder(path)
+    _, train = folder.configs()
     name = dataset or train.dataset
+    if not dataset and "finetune" in folder.settings() and holds_chats(name):
+        raise UserError(
+            f"{path} learned from conversations, and its log.jsonl holds the loss on "
+            "them: give a text to measure it on by --dataset"
+        )
     corpus = Corpus(name, tokenizer, model.config.context_length)
     loss = corpus.evaluate(model)
     yield f"{path}, weights of step {facts.get('step')}, validation part of {name}:"

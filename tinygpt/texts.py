@@ -196,6 +196,12 @@ def find(name: str) -> list[Path]:
     return files
 
 
+def holds_chats(name: str) -> bool:
+    """Whether a corpus's name or a path means conversations, not a running text."""
+    corpus = CORPORA.get(name)
+    return (corpus.filename if corpus else name).endswith(".jsonl")
+
+
 def load_chats(name_or_path: str) -> list[Chat]:
     """The conversations of a corpus by name or of a .jsonl file, in order.
 
