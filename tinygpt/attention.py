@@ -99,7 +99,7 @@ class MultiHeadAttention(nn.Module):
     ) -> tuple[
         Float[Tensor, "B H T D"], Float[Tensor, "B H T D"], Float[Tensor, "B H T D"]
     ]:
-        """Queries, keys and values of every head, turned by `rotate` if given."""
+        """Queries, keys and values of every head; `rotate` turns the first two."""
         # [B, T, 3C] -> [B, T, 3, H, D] -> three of [B, T, H, D] -> [B, H, T, D] each
         qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, self.head_dim))
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
@@ -124,7 +124,7 @@ class MultiHeadAttention(nn.Module):
             x: the tokens' vectors.
             mask: True where a query may look, broadcast to [B, H, T, S].
             is_causal: query t sees keys 0..t; for T = S, and instead of `mask`.
-            rotate: turns queries and keys by their positions.
+            rotate: turns queries and keys [B, H, T, D] by their positions.
             extend: takes the new keys and values [B, H, T, D] and returns them with
                 those of earlier tokens before them [B, H, S, D].
         """

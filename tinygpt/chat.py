@@ -58,13 +58,17 @@ def render(
 
 
 def chat_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-    """Ids of a conversation so far and of "Assistant:", which asks for an answer."""
+    """Ids of a conversation so far and of "Assistant:", which asks for an answer.
+
+    Raises:
+        UserError: as `render`.
+    """
     return render(messages, tokenizer)[0] + tokenizer.encode("Assistant:")
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Conversations packed into windows of T tokens.
+    """Conversations packed into N windows of T tokens.
 
     `targets` is IGNORE where the next token is not the assistant's; `documents`
     numbers the conversations of a window, so that none can look into another, and
@@ -80,6 +84,7 @@ class Packed:
         return len(self.ids)
 
     def __getitem__(self, rows: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four tables' `rows`, each [B, T]: the arguments of `chat_loss`."""
         parts = (self.ids, self.targets, self.documents, self.positions)
         return tuple(part[rows] for part in parts)  # type: ignore[return-value]
 
@@ -90,6 +95,9 @@ def pack(
     """Fill windows with whole conversations, the longest first, each where it fits.
 
     A conversation longer than a window is cut at the window's end.
+
+    Raises:
+        UserError: as `render`.
     """
     rendered = [render(chat, tokenizer) for chat in chats]
     rendered = [(ids[: window + 1], own[: window + 1]) for ids, own in rendered]
@@ -146,7 +154,7 @@ class PackedBatches:
         self.packed, self.batch_size, self.seed = packed, batch_size, seed
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, ...]:
-        """The batch of one step: a pure function of seed, step and rank."""
+        """The arguments of `chat_loss`, [B, T] each, by seed, step and rank alone."""
         first = (step * world_size + rank) * self.batch_size
         rows = [self._row(p) for p in range(first, first + self.batch_size)]
         return self.packed[rows]

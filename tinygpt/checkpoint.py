@@ -54,7 +54,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write `tensors` and `facts` (JSON, in the header) as one safetensors file."""
+    """Write `tensors` of any shape and `facts` (JSON, in the header) as one file.
+
+    Raises:
+        OSError, SafetensorError: the file cannot be written.
+    """
     whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     header = {"format": "pt", "facts": json.dumps(facts)}
     write_atomically(path, lambda part: save_file(whole, part, header))

@@ -3,7 +3,8 @@
 Torch is loaded only by the commands that need it, so `--help` answers at once. Exit
 codes: 0 done; 2 bad input, after one sentence that says what to do; 130 stopped by
 Ctrl-C, a training run after saving; 1 a fault of ours, with its traceback, or a reader
-of the output that went away. What it leaves out: the options (see `options`).
+of the output that went away. Each `run_...` may raise a UserError; `main` prints it.
+What it leaves out: the options (see `options`).
 """
 
 import os

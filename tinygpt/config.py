@@ -1,7 +1,8 @@
 """Every number that somebody chose: the model's shape, the training run, the presets.
 
-Both dataclasses check themselves when they are made. This module never imports torch,
-so that `tinygpt --help` answers at once. What it leaves out: anything that acts.
+The dataclasses check themselves when they are made and raise a UserError for a value
+of another type or out of range. This module never imports torch, so that `tinygpt
+--help` answers at once. What it leaves out: anything that acts.
 """
 
 import math
@@ -26,7 +27,11 @@ KINDS = {
 
 
 def check_types(config: Any) -> None:
-    """Every value is what its field's type says; numbers are finite."""
+    """Every value is what its field's type says; numbers are finite.
+
+    Raises:
+        UserError: one is not.
+    """
     for field in fields(config):
         name, value, kind = field.name, getattr(config, field.name), field.type
         options = get_args(kind) or (kind,)  # int | None -> (int, NoneType)

@@ -62,7 +62,7 @@ def split_at(n: int, context_length: int, train_fraction: float = 0.9) -> int:
 def split_tokens(
     ids: Sequence[int] | Tokens, context_length: int, train_fraction: float = 0.9
 ) -> tuple[Int[Tensor, " N_train"], Int[Tensor, " N_val"]]:
-    """The ids to train on and those to validate, as tensors; see `split_at`."""
+    """The ids to train on and those to validate; raises what `split_at` raises."""
     tokens = torch.from_numpy(np.asarray(ids).astype(np.int64))
     cut = split_at(len(tokens), context_length, train_fraction)
     return tokens[:cut], tokens[cut:]

@@ -1,11 +1,15 @@
-"""Where a process runs: its device, and its place among its fellows under torchrun.
+"""Where a process runs: its device, its place among its fellows under torchrun, Ctrl-C.
 
 The only module that reads or sets environment variables. What it leaves out: starting
 the processes, which torchrun does.
 """
 
 import os
+import signal
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
@@ -24,6 +28,29 @@ def calm_threads() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+@contextmanager
+def gentle_interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C ends nothing, but what is given here says that it came; a second one does.
+
+    Only in the main thread: signals reach no other.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def pick_device(name: str = "auto", local_rank: int | None = None) -> "torch.device":
@@ -130,7 +157,7 @@ class World:
         return cls(*(int(os.environ.get(n, d)) for n, d in defaults.items()))
 
     def pick_device(self, name: str = "auto") -> "torch.device":
-        """`pick_device`, with a GPU for each process of a machine."""
+        """`pick_device`, with a GPU for each process; raises what that raises."""
         return pick_device(name, self.local_rank if self.size > 1 else None)
 
     def start(self, device_type: str) -> None:

@@ -65,7 +65,9 @@ def evaluate(
 ) -> Evaluation:
     """The loss over all `batches` of (ids, targets, ...), each token counted once.
 
-    `byte_lengths` holds the bytes of each token. Dropout is off meanwhile.
+    Ids and targets are [B, T]; what follows goes to `loss_fn`, whose answer is a mean
+    in nats per token. `byte_lengths` holds the bytes of each token. Dropout is off
+    meanwhile.
 
     Raises:
         ValueError: there is no target in `batches`.

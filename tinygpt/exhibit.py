@@ -139,7 +139,7 @@ class Watched:
         self.bar = display(Progress(0, steps), display_id=True)
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, ...]:
-        """The batch of one step; the bar counts it as done."""
+        """What `batches` give for one step, [B, T] each; the bar counts it as done."""
         every = max(1, self.steps // 100)
         if self.bar and ((step + 1) % every == 0 or step + 1 == self.steps):
             self.bar.update(Progress(step + 1, self.steps))

@@ -185,7 +185,11 @@ def prepare(config: FinetuneConfig, world: World | None = None) -> Finetuning:
 def finetune_in(
     folder: RunFolder, run: Finetuning, resume: bool, show_progress: bool = False
 ) -> Iterator[Look]:
-    """Fine-tune and keep everything in `folder`, as `pretrain.train_in` does."""
+    """Fine-tune and keep everything in `folder`, as `pretrain.train_in` does.
+
+    Raises:
+        UserError: the folder cannot be written or holds another model's state.
+    """
     trainer = run.trainer
     if resume and folder.can_resume:
         trainer.load_state(*folder.load_last())

@@ -65,7 +65,10 @@ class HeadLoss(torch.autograd.Function):
         targets: Tensor,
         softcap: float,
     ) -> Tensor:
-        """The loss; with p the softmax, d loss / d logits is (p - one-hot) / N."""
+        """The loss of `head_loss`, same shapes.
+
+        With p the softmax, d loss / d logits is (p - one-hot) / N.
+        """
         n = int((targets != IGNORED).sum())
         wanted = ctx.needs_input_grad
         dx = torch.empty_like(x) if wanted[0] else None
@@ -103,7 +106,7 @@ class HeadLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients made on the way forward, times what comes from above."""
+        """The gradients of x, weight and bias, times the loss's own, a number []."""
         grads = ctx.saved_tensors
         if scale != 1:  # rarely: another pass over a large table
             grads = [None if g is None else g * scale for g in grads]

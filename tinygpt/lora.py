@@ -174,7 +174,7 @@ def remove_lora(model: nn.Module) -> None:
 
 
 def lora_state(model: nn.Module) -> dict[str, Tensor]:
-    """The adapters' tensors by name, and nothing else; they share the memory."""
+    """The adapters' `lora_a` [rank, in] and `lora_b` [out, rank] by name, no copies."""
     return {
         f"{name}.{part}": getattr(module, part).detach()
         for name, module in adapters(model)

@@ -40,7 +40,7 @@ def orthogonalize(
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon`, one batch per shape.
+    """`torch.optim.Muon` for matrices [R, S], one batch per shape.
 
     `pieces` maps a parameter to the number of equal blocks of rows that are
     orthogonalised each on its own. `precision` is the type of the matrix products.

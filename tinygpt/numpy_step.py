@@ -37,7 +37,7 @@ def fits(model: Any) -> bool:
 
 
 def gelu(x: Array) -> Array:
-    """The tanh form, as GPT-2 has it (Hendrycks and Gimpel, 2016)."""
+    """The tanh form, as GPT-2 has it (Hendrycks and Gimpel, 2016, section 2)."""
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
@@ -50,7 +50,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def linear(module: nn.Linear) -> Callable[[Array], Array]:
-    """Weight times vector, plus bias."""
+    """Weight times vector, plus bias: [I] -> [O]."""
     weight = module.weight.detach().numpy()
     if module.bias is None:
         return lambda x: weight @ x
@@ -59,7 +59,7 @@ def linear(module: nn.Linear) -> Callable[[Array], Array]:
 
 
 def norm(module: Any) -> Callable[[Array], Array]:
-    """LayerNorm, or RMSNorm if nothing is learned."""
+    """LayerNorm, or RMSNorm if nothing is learned: [C] -> [C]."""
     if not list(module.parameters()):
         return lambda x: x / math.sqrt(x @ x / len(x) + 1e-5)
     gain, shift = module.weight.detach().numpy(), module.bias.detach().numpy()
@@ -72,7 +72,10 @@ def norm(module: Any) -> Callable[[Array], Array]:
 
 
 class NumpyStep:
-    """The logits after one more token of one text, whose past is in the cache."""
+    """The logits after one more token of one text, whose past is in the cache.
+
+    `model` is a GPT that `fits`, and the cache its `new_cache(1)`.
+    """
 
     def __init__(self, model: Any) -> None:
         c = self.config = model.config
@@ -101,7 +104,7 @@ class NumpyStep:
         ]
 
     def __call__(self, token: int, cache: KVCache) -> Tensor:
-        """Logits [1, 1, V]; `cache` takes the token in.
+        """Logits [1, 1, V] after the id `token`, which `cache` takes in.
 
         Raises:
             ValueError: the cache is full.

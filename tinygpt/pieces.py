@@ -178,7 +178,14 @@ def _processes(encoder: tuple[Tokenizer, str], n: int) -> Iterator[list[Connecti
 def encoded(
     todo: Iterator[Piece], encoder: tuple[Tokenizer, str], workers: int
 ) -> Generator[tuple[Piece, tuple[bytes, int, int]], None, None]:
-    """Every piece with its tokens, in order; at most two pieces wait per process."""
+    """Every piece in order, with its ids as bytes, their number, its bytes of text.
+
+    `encoder` is the tokenizer and the ids' type, such as "uint16"; at most two pieces
+    wait per process.
+
+    Raises:
+        UserError: the text cannot be read, or a process has ended.
+    """
     if workers == 1:
         encode = _Encoder(*encoder)
         yield from ((piece, encode(piece)) for piece in todo)

@@ -39,6 +39,9 @@ class Corpus:
         """Read the text `name` (see `texts.load_text`) and cut it 90 to 10.
 
         Of a token file the training part stays on disk.
+
+        Raises:
+            UserError: the text cannot be read, or is too short.
         """
         self.tokenizer, self.context_length = tokenizer, context_length
         self.train: Tokens

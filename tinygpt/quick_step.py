@@ -31,14 +31,14 @@ def few_rows(
 
 
 def bare(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """What a module computes, without the bookkeeping of calling a module."""
+    """What a module computes, [B, 1, I] -> [B, 1, O], without the calling of one."""
     if type(module) is nn.Linear:  # an adapter around one is another type
         return partial(few_rows, weight=module.weight, bias=module.bias)
     return module.forward
 
 
 def bare_feed_forward(module: Any) -> Callable[[Tensor], Tensor]:
-    """`bare` for a `FeedForward`, through to its layers."""
+    """`bare` for a `FeedForward`, [B, 1, C] -> [B, 1, C], through to its layers."""
     widen, narrow = bare(module.input), bare(module.output)
 
     def think(x: Tensor) -> Tensor:

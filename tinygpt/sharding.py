@@ -57,7 +57,7 @@ def is_share(tensor: Tensor) -> bool:
 
 
 def whole(tensor: Any) -> Tensor:
-    """All of a tensor; of a share, all processes must ask together."""
+    """All of a tensor of any shape; of a share, all processes must ask together."""
     return tensor.full_tensor() if is_share(tensor) else tensor
 
 

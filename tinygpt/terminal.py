@@ -15,7 +15,11 @@ def say(*words: object) -> None:
 
 
 def speak(model: Any, tokenizer: Any, c: Generate) -> None:
-    """Print the prompt and, piece by piece, what the model adds."""
+    """Print the prompt and, piece by piece, what the model adds.
+
+    Raises:
+        UserError: the prompt is empty or too long.
+    """
     import torch
 
     from tinygpt.generation import generate, stream_text
@@ -41,7 +45,11 @@ def speak(model: Any, tokenizer: Any, c: Generate) -> None:
 
 
 def one_answer(model: Any, tokenizer: Any, prompt: str, seed: int) -> str:
-    """A short answer on one line."""
+    """A short answer on one line.
+
+    Raises:
+        UserError: the prompt is too long.
+    """
     from tinygpt.chat import answer
 
     asked = [{"role": "user", "content": prompt}]

@@ -76,7 +76,11 @@ CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in _ALL}
 
 
 def shipped(filename: str) -> Path:
-    """Path of a file of the course, beside the package or in it, else `UserError`."""
+    """Path of a file of the course, beside the package or in it.
+
+    Raises:
+        UserError: this copy of the course lacks it.
+    """
     here = Path(__file__).resolve().parent
     for folder in (here.parent / "data", here / "_data"):
         if (folder / filename).is_file():
@@ -173,7 +177,11 @@ def load_text(name_or_path: str) -> str:
 
 
 def find(name: str) -> list[Path]:
-    """The files behind a corpus's name, a path, a folder or a glob, sorted."""
+    """The files behind a corpus's name, a path, a folder or a glob, sorted.
+
+    Raises:
+        UserError: there is none, or a corpus cannot be downloaded (see `fetch`).
+    """
     if corpus := CORPORA.get(name):
         return [fetch(corpus) if corpus.url else shipped(corpus.filename)]
     # Unlike pathlib's own, expanduser and glob take whatever a reader may type.
@@ -223,6 +231,10 @@ def read(path: Path, begin: int = 0, end: int | None = None) -> str:
 
     Chats become a message per line with a blank line between them; a part of them must
     begin and end where a line does, and what follows must hold a chat.
+
+    Raises:
+        OSError: the file cannot be read.
+        UserError: it is not UTF-8 text, or a line of a .jsonl file is no chat.
     """
     text = _decode(path, begin, end)
     if path.suffix.lower() != ".jsonl":

@@ -62,6 +62,8 @@ Word = tuple[int, ...]
 def count_words(text: str, pattern: str = GPT2_PATTERN) -> Counter[Word]:
     """How often each word of the text occurs, the word as its bytes.
 
+    Raises UserError for a `pattern` that is no regular expression.
+
     >>> count_words("hi hi hi")
     Counter({(32, 104, 105): 2, (104, 105): 1})
     """
@@ -89,7 +91,10 @@ def naive_train_bpe(
     pattern: str = GPT2_PATTERN,
     special_tokens: Sequence[str] = (END_OF_TEXT,),
 ) -> "Tokenizer":
-    """`train_bpe` in the plainest words: count all pairs anew before each merge."""
+    """`train_bpe` in the plainest words: count all pairs anew before each merge.
+
+    Raises UserError as `train_bpe` does.
+    """
     words = count_words(text, pattern)
     vocab = [bytes([b]) for b in range(256)]
     while len(vocab) + len(special_tokens) < vocab_size:

@@ -7,11 +7,9 @@ out: files (see `checkpoint`), the learning rate's course and who takes which st
 """
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,7 +20,7 @@ from tqdm import tqdm
 
 from tinygpt import sharding
 from tinygpt.config import TrainConfig
-from tinygpt.distributed import World, pick_dtype, set_threads
+from tinygpt.distributed import World, gentle_interrupt, pick_dtype, set_threads
 from tinygpt.errors import UserError
 from tinygpt.evaluation import Evaluation, cross_entropy
 from tinygpt.muon import Muon
@@ -34,7 +32,7 @@ class BatchSource(Protocol):
     """Where training batches come from: a pure function of the step."""
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, ...]:
-        """The (ids, targets, ...) of one step."""
+        """The (ids, targets, ...) of one step, [B, T] each."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +88,9 @@ class Trainer:
         config: how to train.
         loss_fn: takes the model and a batch, returns the mean loss in nats per token.
         world: this process among its fellows.
+
+    Raises:
+        UserError: the device that `config` names is not there.
     """
 
     def __init__(
@@ -117,7 +118,6 @@ class Trainer:
         self.losses: list[float] = []  # since the last look
         self.best, self.looks_since_best = math.inf, 0
         self.interrupted = False
-        self._asked_to_stop = False
 
     @property
     def over(self) -> bool:
@@ -143,7 +143,7 @@ class Trainer:
             UserError: the loss is not a finite number.
         """
         train_model = self._wrapped()
-        self.interrupted = self._asked_to_stop = False
+        self.interrupted = False
         clock = time.perf_counter()
         bar = tqdm(
             total=None if self.config.minutes else self.config.steps,
@@ -152,7 +152,7 @@ class Trainer:
             disable=None if show_progress and self.world.is_main else True,
             leave=False,
         )
-        with bar, self._gentle_interrupt():
+        with bar, gentle_interrupt() as ctrl_c:
             if math.isinf(self.best):  # nothing has been looked at yet
                 self.losses = [self._first_loss()]
                 yield self._look(tokens=0, stepping=1.0)
@@ -165,7 +165,7 @@ class Trainer:
                 clock = time.perf_counter()
                 bar.update()
                 look_now = self.step % self.config.eval_interval == 0 or self.over
-                if look_now or self._shall_stop():
+                if look_now or self._shall_stop(ctrl_c()):
                     look = self._look(tokens, stepping)
                     bar.set_postfix_str(f"loss {look.validation.nats_per_token:.3f}")
                     yield look
@@ -209,14 +209,14 @@ class Trainer:
                 raise ValueError(f"it lacks {missing[0]}")
             for key, saved in tensors.items():
                 slot, name = key.split(".", 1)  # slot: "model", or the optimizer's own
-                mine, is_count = kept[name], slot == "step"
-                if saved.shape != mine.shape and not is_count:
+                mine = kept[name]
+                if saved.shape != mine.shape and slot != "step":  # that is a count
                     raise ValueError(f"{name} is {list(saved.shape)} there")
+                share = sharding.share_like(mine, saved.to(self.device))
                 if slot == "model":
-                    mine.copy_(sharding.share_like(mine, saved))
+                    mine.copy_(share)
                 else:
-                    saved = saved.to(self.device)
-                    owner[mine].state[mine][slot] = sharding.share_like(mine, saved)
+                    owner[mine].state[mine][slot] = share
             self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
             self.losses, self.best = list(facts["losses"]), float(facts["best"])
             self.looks_since_best = int(facts["looks_since_best"])
@@ -236,9 +236,8 @@ class Trainer:
 
     def _kept(self) -> dict[str, Tensor]:
         """Trained parameters and lasting buffers; a frozen base stays out."""
-        named = dict(self.model.named_parameters())
-        trained = {name: p for name, p in named.items() if p.requires_grad}
-        own = trained | dict(self.model.named_buffers())
+        own: dict[str, Tensor] = dict(self.model.named_buffers())
+        own |= {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         return {name: own[name] for name in self.model.state_dict() if name in own}
 
     def _wrapped(self) -> nn.Module:
@@ -302,11 +301,11 @@ class Trainer:
         sample = self.evaluate(self.model, False)
         loss = self.world.main_says(sample.nats_per_token)  # all decide alike
         sample = replace(sample, nats_per_token=loss)
-        self._insist_on_finite(sample.nats_per_token, "validation")
+        self._insist_on_finite(loss, "validation")
         training_loss, is_best = sum(self.losses) / len(self.losses), False
         if not self.interrupted:  # an extra look must not change a resumed run
-            is_best = sample.nats_per_token < self.best
-            self.best = min(self.best, sample.nats_per_token)
+            is_best = loss < self.best
+            self.best = min(self.best, loss)
             self.looks_since_best = 0 if is_best else self.looks_since_best + 1
             self.losses = []
         progress, over = self.progress(), self.over
@@ -330,25 +329,7 @@ class Trainer:
                 "checkpoint is still good"
             )
 
-    def _shall_stop(self) -> bool:
-        """Whether rank 0 was interrupted; all ranks then end together."""
-        self.interrupted = bool(self.world.main_says(float(self._asked_to_stop)))
+    def _shall_stop(self, asked: bool) -> bool:
+        """Whether rank 0 is asked to; all ranks then end together."""
+        self.interrupted = bool(self.world.main_says(float(asked)))
         return self.interrupted
-
-    @contextmanager
-    def _gentle_interrupt(self) -> Iterator[None]:
-        """Ctrl-C asks the run to end after the step; a second one ends it at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # signals reach the main thread only
-            return
-
-        def ask(*_: object) -> None:
-            if self._asked_to_stop:
-                raise KeyboardInterrupt
-            self._asked_to_stop = True
-
-        before = signal.signal(signal.SIGINT, ask)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
