@@ -57,7 +57,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) 
     """Write `tensors` of any shape and `facts` (JSON, in the header) as one file.
 
     Raises:
-        OSError, SafetensorError: the file cannot be written.
+        OSError: the file cannot be written; or safetensors' own SafetensorError.
     """
     whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     header = {"format": "pt", "facts": json.dumps(facts)}
