@@ -51,11 +51,13 @@ pocket: .venv/.core ## train data/pocket-gpt2 again (about 20 minutes)
 models: .venv/.core ## train data/tiny and data/pocket-chat again (about 5 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python resources/models.py $(ARGS)
 
-# Two workers with one thread each: as fast as two cores allow, and repeatable. nbval
+# Two workers with one thread each: as fast as two cores allow, and repeatable. They take
+# the files in the order of tests/conftest.py, not those of the most tests first. nbval
 # runs the chapters and compares what they show with what is stored.
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
 test: .venv/.dev ## run all tests and chapters; 95 % of the lines must be covered
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov=tinygpt $(NBVAL) $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+		--cov=tinygpt $(NBVAL) $(ARGS)
 
 lint: .venv/.dev ## check style, types, and who imports whom
 	$(BIN)/ruff check .

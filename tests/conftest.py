@@ -1,9 +1,10 @@
-"""What all tests share: checked tensor shapes, a browser, a fixed seed.
+"""What all tests share: checked tensor shapes, a browser, a fixed seed, their order.
 
 The import hook makes beartype check every jaxtyping annotation in `tinygpt`, so a
 tensor of the wrong shape fails the test in which it first appears.
 """
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,41 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A worker takes file after file. The long ones begin first, or the last one would run
+# alone while the other worker waits.
+LONGEST = (
+    "test_site.py",
+    "test_web.py",
+    "test_resume.py",
+    "08_finetuning.ipynb",
+    "07_training.ipynb",
+    "test_playground.py",
+    "test_cli.py",
+    "test_pretrained.py",
+    "test_finetune.py",
+    "10_inside.ipynb",
+    "06_blocks.ipynb",
+)
+# What a child process needs in its environment for its lines to be counted, too.
+COUNTED: dict[str, str] = {}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart() -> None:
+    """Let only those child processes count their lines that are given `COUNTED`.
+
+    Counting makes their start half as long again, and few of them run a line that the
+    tests do not run themselves.
+    """
+    for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS_")]:
+        COUNTED[name] = os.environ.pop(name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, each in its own order."""
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture(autouse=True)
@@ -49,12 +85,30 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-def violations(page: Any) -> list[str]:
-    """What axe-core finds serious or worse in a page of the browser."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe")
+# A page has a few colours, which axe-core would parse anew for each of its words.
+PARSE_A_COLOUR_ONCE = """;(() => {
+  const color = axe.commons.color.Color.prototype;
+  const parse = color.parseString, known = new Map();
+  color.parseString = function (text) {
+    if (!known.has(text)) {
+      parse.call(this, text);
+      known.set(text, [this.r, this.g, this.b, this.alpha]);
+    }
+    [this.r, this.g, this.b, this.alpha] = known.get(text);
+    return this;
+  };
+})()"""
+
+
+def violations(page: Any, *rules: str) -> list[str]:
+    """What axe-core finds serious or worse in a page, by all rules or by these."""
+    axe = pytest.importorskip("axe_playwright_python.base", reason="axe-core")
+    options = {"resultTypes": ["violations"]} | ({"runOnly": rules} if rules else {})
+    page.evaluate(axe.AXE_SCRIPT + PARSE_A_COLOUR_ONCE)
+    results = page.evaluate("options => axe.run(options)", options)
     return [
         f"{found['id']}: {found['nodes'][0]['html'][:200]}"
-        for found in axe.Axe().run(page).response["violations"]
+        for found in results["violations"]
         if found["impact"] in ("serious", "critical")
     ]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import COUNTED, ROOT
 from tiny_run import assert_same_tensors, exit_code, words
 
 from tinygpt.checkpoint import RunFolder, load_tensors
@@ -158,15 +158,21 @@ def has_loopback() -> bool:
     return True
 
 
-def torchrun(argv: list[str], *options: str, script: str | None = None) -> list[str]:
+def torchrun(
+    argv: list[str],
+    *options: str,
+    script: str | None = None,
+    counted: dict[str, str] = COUNTED,
+) -> list[str]:
     """What two processes of one machine print."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     program = ["-m", "tinygpt"] if script is None else [script]
     ended = subprocess.run(
         [*torchrun, "--nproc-per-node", "2", *options, *program, *argv],
-        # The second setting gives a restart a fresh store: in torchrun's shared one the
+        # The last setting gives a restart a fresh store: in torchrun's shared one the
         # new processes find the addresses of the dead (pytorch issue 135712).
         env=ENVIRONMENT
+        | counted
         | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         capture_output=True,
         text=True,
@@ -271,6 +277,6 @@ def test_a_dead_process_costs_no_more_than_the_steps_since_the_last_state(
     script = tmp_path / "dying.py"
     script.write_text(DYING, encoding="utf-8")
     argv = [*words(tmp_path, "killed", **PAIR, grad_accumulation=2), "--resume"]
-    again = torchrun(argv, "--max-restarts=1", script=str(script))
+    again = torchrun(argv, "--max-restarts=1", script=str(script), counted={})
     assert looks(again) == looks(said) == ["Step: 0", "Step: 10", "Step: 20"]
     assert_same_run(tmp_path / "runs" / "killed", folder / "runs" / "pair")
