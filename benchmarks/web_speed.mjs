@@ -5,6 +5,7 @@
 
 /** Our model, as the page runs it. */
 async function tinygpt({ model: url }) {
+  await import("./tinygpt_simd.js");
   await import("./tinygpt.js");
   const { model } = globalThis.TinyGPT.readModel(await (await fetch(url)).arrayBuffer());
   const cache = model.newCache();

@@ -53,6 +53,7 @@ from tinygpt.web import export_web
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(tempfile.gettempdir()) / "tinygpt-web-speed"
+OURS = ("tinygpt_simd.js", "tinygpt.js")
 ORT = "onnxruntime-web@1.30.0"
 ORT_FILES = (  # what a page with the wasm backend fetches
     "ort.wasm.min.mjs",
@@ -327,7 +328,7 @@ def compare(
         "cold_start_seconds": {k: median(v) for k, v in cold.items()},
         "page_weight": {
             "tinygpt.js": {
-                "code": weight(folder / "tinygpt.js"),
+                "code": weight(*(folder / script for script in OURS)),
                 "model": weight(ours),
             },
             "onnxruntime-web": {"code": weight(*runtime), "model": weight(onnx)},
@@ -346,7 +347,8 @@ def measure(quick: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
-        shutil.copy(ROOT / "book" / "_static" / "tinygpt.js", folder)
+        for script in OURS:
+            shutil.copy(ROOT / "book" / "_static" / script, folder)
         shutil.copy(Path(__file__).with_suffix(".mjs"), folder)
         (folder / "page.html").write_text(PAGE, encoding="utf-8")
         (folder / "ort").mkdir()

@@ -27,6 +27,7 @@ expect = sync_api.expect
 STATIC = ROOT / "book" / "_static"
 DOOR = ("playground.js", "playground.css")
 ROOM = (
+    "tinygpt_simd.js",
     "tinygpt.js",
     "playground_worker.js",
     "playground_inside.js",
@@ -35,7 +36,7 @@ ROOM = (
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Playground</title>
 <meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none';
-  script-src file: blob:; style-src file:; worker-src blob:">
+  script-src file: blob: 'wasm-unsafe-eval'; style-src file:; worker-src blob:">
 <main><h1>Playground</h1>
 <div class="tinygpt-playground" %s>Here a model runs.</div></main>
 <script src="playground.js" defer></script></html>"""

@@ -31,7 +31,8 @@ from tinygpt.pretrained import load_gpt2
 from tinygpt.tokenizer import Tokenizer, get_tokenizer, shipped
 from tinygpt.web import characters, export_web
 
-JS = Path(__file__).resolve().parent.parent / "book" / "_static" / "tinygpt.js"
+STATIC = Path(__file__).resolve().parent.parent / "book" / "_static"
+JS, SIMD = STATIC / "tinygpt.js", STATIC / "tinygpt_simd.js"
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(
     NODE is None, reason="no Node here: apt-get install nodejs runs these tests"
@@ -65,18 +66,21 @@ def random_model(config: GPTConfig, std: float = 0.3) -> GPT:
     return model
 
 
-def run_node(code: str, *words: str | Path, given: Any = None) -> Any:
+def run_node(
+    code: str, *words: str | Path, given: Any = None, simd: bool = True
+) -> Any:
     """What `code` prints as JSON; it sees `TinyGPT`, `read(path)`, `words`, `given`."""
     assert NODE is not None
     frame = (
-        "const fs = require('fs'), TinyGPT = require(process.argv[1]);"
-        "const words = process.argv.slice(2);"
+        "const fs = require('fs'), [, tinygpt, simd, ...words] = process.argv;"
+        f"if ({json.dumps(simd)}) require(simd);"
+        "const TinyGPT = require(tinygpt);"
         "const given = JSON.parse(fs.readFileSync(0, 'utf8'));"
         "const read = (path) => TinyGPT.readModel(fs.readFileSync(path));"
         f"process.stdout.write(JSON.stringify((() => {{ {code} }})()));"
     )
     done = subprocess.run(
-        [NODE, "-e", frame, str(JS), *map(str, words)],
+        [NODE, "-e", frame, str(JS), str(SIMD), *map(str, words)],
         input=json.dumps(given).encode("ascii"),
         capture_output=True,
         check=False,
@@ -164,12 +168,15 @@ def test_a_weight_takes_two_bytes(exported: tuple[GPT, Tokenizer, Path]) -> None
 
 
 @needs_node
-def test_node_gives_our_answers(exported: tuple[GPT, Tokenizer, Path]) -> None:
+@pytest.mark.parametrize("simd", [True, False])
+def test_node_gives_our_answers(
+    exported: tuple[GPT, Tokenizer, Path], simd: bool
+) -> None:
     model, tokenizer, path = exported
     assert len(PROMPTS) == len(set(PROMPTS)) == 20
     code = f"{ANSWER} return answer(TinyGPT, read(words[0]), given);"
     some = PROMPTS[::4]  # the browser is asked all of them
-    answers = run_node(code, path, given=job(some))
+    answers = run_node(code, path, given=job(some), simd=simd)
     assert_same_answers(model, tokenizer, some, answers)
 
 
@@ -183,12 +190,15 @@ SWITCHES: list[dict[str, Any]] = [
     {"activation": "relu2", "qkv_bias": False, "embedding_norm": True},
     {"activation": "swiglu", "logit_softcap": 2.5},
     {"tie_head": False, "head_bias": True, "d_model": 21, "n_heads": 3},
+    {"d_model": 48, "n_heads": 3, "logit_softcap": 3.5},
+    {"d_model": 24, "n_heads": 3, "positions": "rotary", "qk_norm": True},
 ]
 
 
 @needs_node
+@pytest.mark.parametrize("simd", [True, False])
 @torch.no_grad()
-def test_every_switch_acts_as_in_python(tmp_path: Path) -> None:
+def test_every_switch_acts_as_in_python(tmp_path: Path, simd: bool) -> None:
     ids = [3, 262, 0, 17, 5, 88, 17, 1]
     models = [random_model(small(**switch)) for switch in SWITCHES]
     folders = [tmp_path / str(n) for n in range(len(models))]
@@ -199,7 +209,7 @@ def test_every_switch_acts_as_in_python(tmp_path: Path) -> None:
       const cached = pieces.map((ids) => Array.from(model.forward(ids, cache)));
       return [Array.from(model.forward(given)), cached.flat()];
     });"""
-    results = run_node(code, *paths, given=ids)
+    results = run_node(code, *paths, given=ids, simd=simd)
     for model, (whole, cached) in zip(models, results, strict=True):
         expected = model(torch.tensor([ids])).flatten()
         assert_close(torch.tensor(whole), expected, atol=1e-4, rtol=0)
@@ -251,6 +261,93 @@ def test_looking_inside(tmp_path: Path) -> None:
         assert_close(
             torch.tensor(headless), model.blocks[2](x, is_causal=True).flatten()
         )
+
+
+# --- The fast twins -----------------------------------------------------------------
+
+LINEARS = """const linearsOf = (model) => [model.head, ...model.blocks.flatMap(
+    ({ attention: a, feedForward: f }) => [a.qkv, a.output, f.input, f.output])];
+const plain = (thing, name, ...given) =>
+  Object.getPrototypeOf(thing)[name].apply(thing, given);
+"""
+
+
+@needs_node
+def test_fast_products_and_bends_equal_the_plain_ones(tmp_path: Path) -> None:
+    """Odd sizes, float16's smallest and larger numbers, more rows than one."""
+    model = random_model(small(d_ff=37, logit_softcap=3.0))
+    with torch.no_grad():
+        weight = model.blocks[0].attention.qkv.weight
+        smallest = torch.randint(-2000, 2000, weight.shape) * 2.0**-24
+        weight.copy_(torch.where(torch.rand_like(weight) < 0.5, smallest, weight))
+        weight.flatten()[:3] = torch.tensor([-127.9375, 127.9375, -0.0])
+        model.blocks[1].attention.qkv.weight[0, 0] = 128.0  # 16 bits do not hold it
+    path = export_web(model, BYTES, tmp_path)
+    code = f"""{LINEARS} const {{ model }} = read(words[0]);
+    const draw = (n) => Float32Array.from({{ length: n }}, (_, i) => Math.sin(i * i));
+    const products = linearsOf(model).map((linear) => {{
+      const x = draw(3 * linear.inputs);
+      return [Object.hasOwn(linear, "product"),
+        Array.from(linear.product(x)), Array.from(plain(linear, "product", x))];
+    }});
+    const bends = ["bend", "soften"].map((name) => {{
+      const thing = name === "bend" ? model.blocks[0].feedForward : model;
+      const both = [0, 1].map(() => Float32Array.from({{ length: 4001 }}, (_, i) =>
+        (i - 2000) * (i % 7 ? 0.01 : 1e-4) * (i % 41 ? 1 : 1e9)));
+      thing[name](both[0], 3);
+      plain(thing, name, both[1], 3);
+      return both.map((list) => Array.from(list));
+    }});
+    return {{ products, bends }};"""
+    found = run_node(code, path)
+    assert [fast for fast, _, _ in found["products"]] == [True] * 5 + [False] + [
+        True
+    ] * 7
+    for _, fast, slow in found["products"]:
+        assert_close(torch.tensor(fast), torch.tensor(slow), atol=2e-5, rtol=2e-6)
+    for fast, slow in found["bends"]:
+        assert_close(torch.tensor(fast), torch.tensor(slow), atol=1e-6, rtol=1e-6)
+
+
+@needs_node
+def test_fast_attention_equals_the_plain_one(tmp_path: Path) -> None:
+    """Two caches of one model in turn, and a cache that forgets."""
+    path = export_web(random_model(small(d_model=48, n_heads=3)), BYTES, tmp_path)
+    code = """const { model } = read(words[0]);
+    const plain = { attention: () => {} };  // the plain loop tells who looks inside
+    const texts = [[3, 262, 17, 5, 9, 1, 0], [8, 8, 20, 4, 19, 7, 7]];
+    return [undefined, plain].map((look) => {
+      const caches = texts.map(() => model.newCache());
+      const step = (n, from, to) =>
+        Array.from(model.forward(texts[n].slice(from, to), caches[n], look));
+      const all = [step(0, 0, 3), step(1, 0, 1), step(0, 3, 4), step(1, 1, 7)];
+      caches[0].length = 2;
+      return [...all, step(0, 2, 7)].flat();
+    });"""
+    fast, slow = run_node(code, path)
+    assert_close(torch.tensor(fast), torch.tensor(slow), atol=2e-5, rtol=0)
+    assert fast != slow  # else the fast one did not run
+
+
+@needs_node
+def test_a_page_that_forbids_webassembly_still_writes(tmp_path: Path) -> None:
+    path = export_web(random_model(small(d_model=48, n_heads=3)), BYTES, tmp_path)
+    code = f"""{LINEARS} const vm = require("vm");
+    const file = fs.readFileSync(words[0]).toString("utf16le").slice(1);
+    return [true, false].map((wasm) => {{
+      const page = vm.createContext({{ TextEncoder, TextDecoder }},
+        {{ codeGeneration: {{ wasm }} }});
+      for (const source of [tinygptSimd.source, TinyGPT.source, file]) {{
+        vm.runInContext(source, page);
+      }}
+      const model = vm.runInContext("TinyGPT.buildModel(tinygptModel).model", page);
+      const fast = linearsOf(model).filter((linear) =>
+        Object.hasOwn(linear, "product"));
+      return [fast.length, Array.from(model.nextLogits([3, 262, 17]))];
+    }});"""
+    (fast, expected), (slow, logits) = run_node(code, path)
+    assert (fast, slow) == (13, 0)
+    assert_close(torch.tensor(logits), torch.tensor(expected), atol=2e-5, rtol=0)
 
 
 # --- Numbers and text -------------------------------------------------------------
@@ -426,8 +523,9 @@ def test_a_chat_has_the_form_of_python(tmp_path: Path) -> None:
 # --- Where it runs ----------------------------------------------------------------
 
 
-def test_the_source_evaluates_no_text_and_asks_for_nothing() -> None:
-    source = JS.read_text(encoding="utf-8")
+@pytest.mark.parametrize("path", [JS, SIMD])
+def test_the_source_evaluates_no_text_and_asks_for_nothing(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
     for word in ("eval(", "Function(", "fetch(", "import(", "XMLHttp", "http"):
         assert word not in source, word
 
@@ -446,14 +544,17 @@ def test_both_files_are_plain_scripts(tmp_path: Path) -> None:
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>A model in the page</title>
 <meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; script-src file: blob: 'nonce-x'; worker-src blob:">
-<script src="tinygpt.js"></script><script src="model.js"></script>
+  content="default-src 'none'; worker-src blob:;
+    script-src file: blob: 'nonce-x' 'wasm-unsafe-eval'">
+<script src="tinygpt_simd.js"></script><script src="tinygpt.js"></script>
+<script src="model.js"></script>
 <script nonce="x">
 %s
 window.ask = (given) => new Promise((done, failed) => {
-  const code = TinyGPT.source + answer + `onmessage = ({ data: { file, given } }) =>
-    postMessage(answer(TinyGPT, TinyGPT.buildModel(file), given));`;
-  const worker = new Worker(URL.createObjectURL(new Blob([code])));
+  const code = [tinygptSimd.source, TinyGPT.source, answer,
+    `onmessage = ({ data: { file, given } }) =>
+      postMessage(answer(TinyGPT, TinyGPT.buildModel(file), given));`];
+  const worker = new Worker(URL.createObjectURL(new Blob(code)));
   worker.onmessage = (event) => done(event.data);
   worker.onerror = (event) => failed(new Error(event.message));
   worker.postMessage({ file: tinygptModel, given });
@@ -461,23 +562,41 @@ window.ask = (given) => new Promise((done, failed) => {
 </script>"""
 
 
-def test_a_worker_of_a_page_from_a_file(
-    exported: tuple[GPT, Tokenizer, Path], tmp_path: Path, browser: Any
-) -> None:
-    model, tokenizer, path = exported
-    shutil.copy(JS, tmp_path)
-    shutil.copy(path, tmp_path)
-    page_path = tmp_path / "page.html"
-    page_path.write_text(PAGE % ANSWER, encoding="utf-8")
+def ask_page(
+    browser: Any, folder: Path, model: Path, content: str, given: dict[str, Any]
+) -> tuple[Any, list[str]]:
+    """What a Worker of a page answers, and what the page complains about."""
+    for script in (JS, SIMD, model):
+        shutil.copy(script, folder)
+    page_path = folder / "page.html"
+    page_path.write_text(content % ANSWER, encoding="utf-8")
     page = browser.new_page()
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(page_path.as_uri())
-    answers = page.evaluate("(given) => ask(given)", job(PROMPTS))
+    answers = page.evaluate("(given) => ask(given)", given)
     page.close()
+    return answers, complaints
+
+
+def test_a_worker_of_a_page_from_a_file(
+    exported: tuple[GPT, Tokenizer, Path], tmp_path: Path, browser: Any
+) -> None:
+    model, tokenizer, path = exported
+    answers, complaints = ask_page(browser, tmp_path, path, PAGE, job(PROMPTS))
     assert complaints == []
     assert_same_answers(model, tokenizer, PROMPTS, answers)
+
+
+@torch.no_grad()
+def test_a_page_whose_policy_forbids_webassembly(tmp_path: Path, browser: Any) -> None:
+    model = random_model(small())
+    path = export_web(model, BYTES, tmp_path / "model")
+    strict = PAGE.replace(" 'wasm-unsafe-eval'", "")
+    (answer,), _ = ask_page(browser, tmp_path, path, strict, job(["abc"]))
+    expected = model(torch.tensor([[97, 98, 99]]))[0, -1]
+    assert_close(torch.tensor(answer["logits"]), expected, atol=1e-4, rtol=0)
 
 
 # --- Bad input --------------------------------------------------------------------

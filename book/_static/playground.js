@@ -4,13 +4,15 @@
    where `data-part` names what is shown (all but the chat, if left out), `data-model`
    folders below _static/models, and `data-own` lets the reader bring a file. Without
    scripts the sentence stays. Nothing but this file and its style sheet is fetched before
-   the reader presses start. What it leaves out: the model (tinygpt.js), the worker around
-   it (playground_worker.js) and what is drawn (playground_parts.js and _inside.js). */
+   the reader presses start. What it leaves out: the model (tinygpt.js, made faster by
+   tinygpt_simd.js), the worker around it (playground_worker.js) and what is drawn
+   (playground_parts.js and playground_inside.js). */
 "use strict";
 (() => {
   const here = document.currentScript.src;
   const file = (name) => new URL(name, here).href;
-  const ROOM = ["tinygpt", "playground_worker", "playground_inside", "playground_parts"];
+  const ROOM = ["tinygpt_simd", "tinygpt", "playground_worker", "playground_inside",
+    "playground_parts"];
   const ALL = "tokens next attention lens ablate";
   const TITLES = {
     tokens: "your text as tokens",

@@ -311,8 +311,9 @@
 
   /** Build the parts called `names` below `box`; gives a function that loads a model. */
   function open(box, names, say) {
-    const code = `${globalThis.TinyGPT.source}\n${globalThis.tinygptWorker.source}`;
-    const blob = new Blob([code], { type: "text/javascript" });
+    const { tinygptSimd, TinyGPT, tinygptWorker } = globalThis;
+    const code = [tinygptSimd, TinyGPT, tinygptWorker].map(({ source }) => `${source}\n`);
+    const blob = new Blob(code, { type: "text/javascript" });
     const worker = new Worker(URL.createObjectURL(blob));
     const desk = makeDesk(worker, box, say);
     const reads = names.some((name) => name !== "chat");

@@ -231,11 +231,18 @@
 
   // --- attention.py -----------------------------------------------------------------
 
-  /** The sum of a[i + n] * b[j + n] for n from 0 to length - 1. */
+  /** The sum of a[i + n] * b[j + n] for n from 0 to length - 1; in four parts, as a
+      processor adds four sums at once faster than one number after another. */
   function dot(a, i, b, j, length) {
-    let sum = 0;
-    for (let n = 0; n < length; n++) sum += a[i + n] * b[j + n];
-    return sum;
+    let s0 = 0, s1 = 0, s2 = 0, s3 = 0, n = 0;
+    for (; n + 3 < length; n += 4) {
+      s0 += a[i + n] * b[j + n];
+      s1 += a[i + n + 1] * b[j + n + 1];
+      s2 += a[i + n + 2] * b[j + n + 2];
+      s3 += a[i + n + 3] * b[j + n + 3];
+    }
+    for (; n < length; n++) s0 += a[i + n] * b[j + n];
+    return s0 + s1 + s2 + s3;
   }
 
   /** x [T, in] -> x weight^T + bias [T, out], as in torch.nn.Linear. */
@@ -247,9 +254,20 @@
       this.bias = bias ? take(`${name}.bias`, outputs) : null;
     }
 
-    /** Four outputs at once: each number of x is fetched once for four products. */
     forward(x) {
-      const { inputs, outputs, weight, bias } = this, T = x.length / inputs;
+      const { outputs, bias } = this, y = this.product(x);
+      if (bias) {
+        for (let to = 0; to < y.length; to += outputs) {
+          for (let o = 0; o < outputs; o++) y[to + o] += bias[o];
+        }
+      }
+      return y;
+    }
+
+    /** x weight^T, four outputs at once: each number of x is fetched once for four
+        products. tinygpt_simd.js puts its own in this one's place. */
+    product(x) {
+      const { inputs, outputs, weight } = this, T = x.length / inputs;
       const y = new Float32Array(T * outputs);
       for (let o = 0; o < outputs; o += 4) {
         const a = o * inputs, b = a + inputs, c = b + inputs, d = c + inputs;
@@ -275,7 +293,6 @@
           y[to + 3] = s3;
         }
       }
-      if (bias) for (let i = 0; i < y.length; i++) y[i] += bias[i % outputs];
       return y;
     }
   }
@@ -293,17 +310,31 @@
   }
 
   /** How much the query q [D] at `i` listens to each of S keys [S, C]: shares [S]. */
-  function attentionWeights(q, i, keys, S, C, head, D) {
+  function attentionWeights(q, i, keys, S, C, D) {
     const scores = new Float32Array(S), root = Math.sqrt(D);
-    for (let s = 0; s < S; s++) scores[s] = dot(q, i, keys, s * C + head * D, D) / root;
+    for (let s = 0; s < S; s++) scores[s] = dot(q, i, keys, s * C + i, D) / root;
     return softmax(scores);
+  }
+
+  /** What the heads of a query q [C] gather from S `keys` and `values` [S, C]: [C].
+      `told(h, weights)` hears each head's shares; heads with `isOut(h)` gather nothing. */
+  function gather(q, keys, values, S, D, told, isOut) {
+    const C = q.length, mixed = new Float32Array(C);
+    for (let from = 0; from < C; from += D) {
+      if (isOut?.(from / D)) continue;
+      const weights = attentionWeights(q, from, keys, S, C, D);
+      told?.(from / D, weights);
+      for (let s = 0; s < S; s++) {
+        for (let i = from; i < from + D; i++) mixed[i] += weights[s] * values[s * C + i];
+      }
+    }
+    return mixed;
   }
 
   /** Several attentions side by side, each on its own slice of C = H * D. */
   class MultiHeadAttention {
     constructor(take, name, dModel, nHeads, { qkvBias, outputBias, qkNorm }) {
       this.dModel = dModel;
-      this.nHeads = nHeads;
       this.headDim = dModel / nHeads;
       this.qkNorm = qkNorm;
       this.qkv = new Linear(take, `${name}.qkv`, dModel, 3 * dModel, qkvBias);
@@ -313,7 +344,7 @@
     /** Let each of T tokens of `x` [T, C] gather what it wants from those it may see.
         `cache` holds the past; `look` is described at GPT.vectors. */
     forward(x, layer, cache, rotary, look) {
-      const { dModel: C, nHeads: H, headDim: D } = this;
+      const { dModel: C, headDim: D } = this;
       const T = x.length / C, past = cache.length;
       const qkv = this.qkv.forward(x);  // [T, 3C]: of each token q, then k, then v
       for (let t = 0; t < T; t++) {
@@ -322,19 +353,16 @@
         if (rotary) for (const heads of [q, k]) rotary.turn(heads, past + t);
         cache.extend(layer, past + t, k, v);
       }
-      const [keys, values] = cache.tables[layer];  // [S, C] each
+      const [keys, values] = cache.tables[layer], { attention, without } = look;
       const mixed = new Float32Array(T * C);
       for (let t = 0; t < T; t++) {
+        const q = qkv.subarray(3 * t * C, (3 * t + 1) * C);
         const S = look.isCausal === false ? past + T : past + t + 1;
-        for (let h = 0; h < H; h++) {
-          if (look.without?.has(`${layer}.${h}`)) continue;
-          const weights = attentionWeights(qkv, 3 * t * C + h * D, keys, S, C, h, D);
-          look.attention?.(layer, h, past + t, weights);
-          for (let s = 0; s < S; s++) {
-            const weight = weights[s], from = s * C + h * D, to = t * C + h * D;
-            for (let d = 0; d < D; d++) mixed[to + d] += weight * values[from + d];
-          }
-        }
+        const told = attention && ((h, weights) => attention(layer, h, past + t, weights));
+        const isOut = without && ((h) => without.has(`${layer}.${h}`));
+        mixed.set(cache.gather && !told && !isOut
+          ? cache.gather(layer, q, S)  // of tinygpt_simd.js
+          : gather(q, keys, values, S, D, told, isOut), t * C);
       }
       return this.output.forward(mixed);
     }
@@ -398,8 +426,11 @@
     }
 
     forward(x) {
-      const { weight, bias } = this, C = weight.length;
-      return layerNorm(x, C).map((value, i) => value * weight[i % C] + bias[i % C]);
+      const { weight, bias } = this, C = weight.length, y = layerNorm(x, C);
+      for (let row = 0; row < y.length; row += C) {
+        for (let c = 0; c < C; c++) y[row + c] = y[row + c] * weight[c] + bias[c];
+      }
+      return y;
     }
   }
 
@@ -442,9 +473,14 @@
           return this.activation(both[gate]) * both[gate + F];
         });
       } else {
-        for (let i = 0; i < hidden.length; i++) hidden[i] = this.activation(hidden[i]);
+        this.bend(hidden);
       }
       return this.output.forward(hidden);
+    }
+
+    /** The activation of every number, in place. */
+    bend(hidden) {
+      for (let i = 0; i < hidden.length; i++) hidden[i] = this.activation(hidden[i]);
     }
   }
 
@@ -520,9 +556,14 @@
 
     /** What the vectors `x` [T, C] say about the next token: [T, V]. */
     logits(x) {
-      const logits = this.head.forward(this.norm.forward(x));
-      const cap = this.config.logit_softcap;
-      return cap ? logits.map((value) => cap * Math.tanh(value / cap)) : logits;
+      const logits = this.head.forward(this.norm.forward(x)), { logit_softcap: cap } = this.config;
+      if (cap) this.soften(logits, cap);
+      return logits;
+    }
+
+    /** Bend the logits, in place, so that none goes beyond `cap` either way. */
+    soften(logits, cap) {
+      for (let i = 0; i < logits.length; i++) logits[i] = cap * Math.tanh(logits[i] / cap);
     }
 
     /** The vectors [T, C] that leave the last block; `ids` are added to the cache.
@@ -781,6 +822,7 @@
     };
     const model = new GPT(config, take);
     check(Number.isFinite(total), `A weight in the model file is no number: ${AGAIN}.`);
+    root.tinygptSimd?.speedUp(model);
     return { model, tokenizer: new Tokenizer(tokenizer) };
   }
 
@@ -805,7 +847,7 @@
   // ----------------------------------------------------------------------------------
 
   const TinyGPT = {
-    UserError, Tokenizer, GPT, KVCache, nextTokenProbabilities, sampleNextToken,
+    UserError, Tokenizer, GPT, KVCache, softmax, nextTokenProbabilities, sampleNextToken,
     seededRandom, windowStart, generate, streamText, chatPrompt, cutHistory, answer,
     buildModel, readModel, LARGEST,
     source: `(${define})(globalThis);`,  // for a Worker: file:// lets it load no script

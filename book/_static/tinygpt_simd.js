@@ -1,0 +1,315 @@
+/* Sums of products, four numbers at a time: the fast twins of `Linear.product` and
+   `gather` in tinygpt.js. That file works without this one and gives the same, up to
+   rounding.
+
+   JavaScript has no instruction for four numbers at once; WebAssembly has (SIMD). So this
+   file writes three short functions in WebAssembly's bytes (webassembly.github.io/spec,
+   chapters 2 and 5). Weights stay in 16 bits, as reading them takes most of the time.
+   What it leaves out: all other steps of the model. Where a page's policy forbids
+   WebAssembly, or SIMD is unknown, everything stays as it was. */
+"use strict";
+(function define(root) {
+
+  // --- Weights in 16 bits -------------------------------------------------------------
+
+  /* Sign, 5 bits of exponent, 10 of fraction, as in float16, but with exponents that
+     belong to 2^-24 .. 2^6, so that float16's smallest numbers need no rule of their own.
+     Shifted left by 13, they are the bits of a float32 that is 2^102 times too small. */
+  const LOWEST = 127 - 25;
+  const SCALES = [2 ** 60, 2 ** 42];  // of x and of y: in two, so that nothing underflows
+
+  /** The 16 bits for those of a float32, or -1 if it has none. */
+  function shorten(bits) {
+    const size = (bits & 0x7fffffff) - (LOWEST << 23);
+    if ((bits & 0x7fffffff) === 0) return 0;
+    if (size < 1 << 23 || size >= 1 << 28 || bits & 0x1fff) return -1;
+    return (bits >>> 16 & 0x8000) | size >> 13;
+  }
+
+  // --- WebAssembly's instructions -----------------------------------------------------
+
+  const I32 = 0x7f, V128 = 0x7b;  // kinds: a whole number, four floats
+
+  /** A number as WebAssembly writes it: seven bits a byte, the last without bit 7. */
+  function leb(n) {
+    const bytes = [];
+    for (; n < -64 || n > 63; n >>= 7) bytes.push(n & 0x7f | 0x80);
+    return [...bytes, n & 0x7f];
+  }
+
+  // Each gives bytes: first those of what it works on, then its own.
+  const int = (n) => [0x41, ...leb(n)];
+  const float = (x) => [0x43, ...new Uint8Array(Float32Array.of(x).buffer)];
+  const plus = (a, b) => [...a, ...b, 0x6a];
+  const times = (a, b) => [...a, ...b, 0x6c];
+  const plusFloat = (a, b) => [...a, ...b, 0x92];
+  const storeFloat = (place, a, offset) => [...place, ...a, 0x38, 2, offset];
+  const four = (code, ...on) => [...on.flat(), 0xfd,
+    ...(code > 0x7f ? [code & 0x7f | 0x80, code >> 7] : [code])];
+  const fourOf = (x) => four(0x13, float(x));
+  const load = (place, offset = 0) => [...four(0x00, place), 4, offset];
+  const loadShorts = (place, offset) => [...four(0x03, place), 3, offset];  // signed
+  const loadOne = (place) => [...four(0x09, place), 2, 0];  // four times the same
+  const store = (place, a, offset = 0) => [...four(0x0b, place, a), 4, offset];
+  const add = (a, b) => four(0xe4, a, b);
+  const minus = (a, b) => four(0xe5, a, b);
+  const mul = (a, b) => four(0xe6, a, b);
+  const divide = (a, b) => four(0xe7, a, b);
+  const within = (a, limit) => four(0xe9, four(0xe8, a, fourOf(limit)), fourOf(-limit));
+  const nearest = (a) => four(0x6a, a);
+  const toWhole = (a) => four(0xf8, a);
+  const plusWhole = (a, b) => four(0xae, a, b);
+  const both = (a, b) => four(0x4e, a, b);  // bit by bit
+  const shift = (a, n) => four(0xab, a, int(n));
+  /** a + b c; as one instruction in browsers that know it ("relaxed" SIMD). */
+  const plusProduct = (isFused, a, b, c) => (
+    isFused ? four(0x105, b, c, a) : add(a, mul(b, c)));
+  const lane = (a, n) => [...four(0x1f, a), n];
+  const total = (a) => [1, 2, 3].reduce((sum, n) => plusFloat(sum, lane(a, n)), lane(a, 0));
+  /** Do `body` and, as long as then a < b, again. */
+  const loop = (body, a, b) => [0x03, 0x40, ...body.flat(), ...a, ...b, 0x49, 0x0d, 0, 0x0b];
+
+  /** A function of whole numbers. `write` learns how to `get` and `set` each name. */
+  function func(parameters, wholes, fours, write) {
+    const names = [...parameters, ...wholes, ...fours];
+    const get = (name) => [0x20, names.indexOf(name)];
+    const set = (name, value) => [...value, 0x21, names.indexOf(name)];
+    const step = (name, n) => set(name, plus(get(name), n));
+    const locals = [2, wholes.length, I32, fours.length, V128];
+    return [...locals, ...write(get, set, step).flat(), 0x0b];
+  }
+
+  // --- The three functions ------------------------------------------------------------
+
+  /** (table, x, y, inputs, end, row): y[o] = the sum of table[o][n] x[n]. All places are
+      bytes; `row` is the way from one row to the next, `end` where y ends. Four rows go
+      side by side: each part of x is fetched once for all. `inputs` is a multiple of 8,
+      the number of rows one of 4. With `isShort`, the table is in 16 bits. */
+  const product = (isShort, isFused) => func(["table", "x", "y", "inputs", "end", "row"],
+    ["at", "stop", "w0", "w1", "w2", "w3"], ["s0", "s1", "s2", "s3", "some", "mask"],
+    (get, set, step) => {
+      const rows = [0, 1, 2, 3], [scaleX, scaleY] = isShort ? SCALES.map(fourOf) : [];
+      const scaled = (a, scale) => (isShort ? mul(a, scale) : a);
+      // The shift copies a number's sign to bits 28 to 31; the mask leaves that in bit 31.
+      const weight = (w, n) => (isShort
+        ? both(shift(loadShorts(get(w), 2 * n), 13), get("mask"))
+        : load(get(w), 4 * n));
+      return [
+        set("mask", four(0x11, int(0x8fffffff | 0))),
+        set("stop", plus(get("x"), times(get("inputs"), int(4)))),
+        loop([
+          ...rows.flatMap((k) => [
+            set(`w${k}`, k ? plus(get(`w${k - 1}`), get("row")) : get("table")),
+            set(`s${k}`, fourOf(0))]),
+          set("table", plus(get("w3"), get("row"))),
+          set("at", get("x")),
+          loop([
+            ...[0, 4].flatMap((n) => [
+              set("some", scaled(load(get("at"), 4 * n), scaleX)),
+              ...rows.map((k) => set(`s${k}`,
+                plusProduct(isFused, get(`s${k}`), get("some"), weight(`w${k}`, n))))]),
+            ...rows.map((k) => step(`w${k}`, int(isShort ? 16 : 32))),
+            step("at", int(32)),
+          ], get("at"), get("stop")),
+          ...rows.map((k) => storeFloat(get("y"), total(scaled(get(`s${k}`), scaleY)), 4 * k)),
+          step("y", int(16)),
+        ], get("y"), get("end")),
+      ];
+    });
+
+  /** (table, x, y, stop, end, row): y[i] = the sum of x[s] table[s][i]. x ends at `stop`;
+      rows have a multiple of 8 numbers. */
+  const mix = (isFused) => func(["table", "x", "y", "stop", "end", "row"], ["at", "w"],
+    ["s0", "s4", "some"], (get, set, step) => [
+      loop([
+        ...[0, 4].map((n) => set(`s${n}`, fourOf(0))),
+        set("at", get("x")),
+        set("w", get("table")),
+        loop([
+          set("some", loadOne(get("at"))),
+          ...[0, 4].map((n) => set(`s${n}`,
+            plusProduct(isFused, get(`s${n}`), get("some"), load(get("w"), 4 * n)))),
+          step("w", get("row")),
+          step("at", int(4)),
+        ], get("at"), get("stop")),
+        ...[0, 4].map((n) => store(get("y"), get(`s${n}`), 4 * n)),
+        step("table", int(32)),
+        step("y", int(32)),
+      ], get("y"), get("end")),
+    ]);
+
+  /** (x, end, and four that it does not read): every x becomes tanh x = 1 - 2 / (e^2x + 1).
+      e^2x is 2^t with t = 2x / ln 2: a whole number, which goes into the exponent's bits,
+      and a rest within 1/2, for which nine terms of the series of e^(rest ln 2) do. */
+  const tanh = func(["x", "end", "", "", "", ""], [], ["t", "whole", "power"], (...local) => {
+    const [get, set, step] = local, terms = [1];
+    for (let n = 1; n < 9; n++) terms.push(terms[n - 1] * Math.LN2 / n);
+    const series = terms.map(fourOf).reduceRight((sum, term) => add(term, mul(sum, get("t"))));
+    return [
+      loop([
+        set("t", within(mul(load(get("x")), fourOf(2 / Math.LN2)), 64)),
+        set("whole", nearest(get("t"))),
+        set("t", minus(get("t"), get("whole"))),
+        set("power", plusWhole(series, shift(toWhole(get("whole")), 23))),
+        store(get("x"), minus(fourOf(1), divide(fourOf(2), add(get("power"), fourOf(1))))),
+        step("x", int(16)),
+      ], get("x"), get("end")),
+    ];
+  });
+
+  /** A module that takes a memory and gives the functions. */
+  function assemble(isFused) {
+    const each = Object.entries({
+      linear: product(true, isFused),
+      scores: product(false, isFused),
+      mix: mix(isFused),
+      tanh,
+    }), n = each.length;
+    const text = (word) => [word.length, ...new TextEncoder().encode(word)];
+    const sized = (bytes) => [bytes.length & 0x7f | 0x80, bytes.length >> 7, ...bytes];
+    const section = (id, ...bytes) => [id, ...sized(bytes)];
+    return Uint8Array.from([
+      0, ...new TextEncoder().encode("asm"), 1, 0, 0, 0,
+      ...section(1, 1, 0x60, 6, ...Array(6).fill(I32), 0),  // six whole numbers, no result
+      ...section(2, 1, ...text("page"), ...text("memory"), 2, 0, 1),
+      ...section(3, n, ...Array(n).fill(0)),
+      ...section(7, n, ...each.flatMap(([name], i) => [...text(name), 0, i])),
+      ...section(10, n, ...each.flatMap(([, code]) => sized(code))),
+    ]);
+  }
+
+  // --- Into the model -----------------------------------------------------------------
+
+  const VECTOR = 1 << 20;  // bytes kept for x, and as many for y
+  const padded = (n, to = 4) => Math.ceil(n / to) * to;
+
+  /** Compiled code, or null where it is not to be had. */
+  function compile() {
+    if (!root.WebAssembly) return null;
+    try {
+      const fused = assemble(true);
+      return new WebAssembly.Module(WebAssembly.validate(fused) ? fused : assemble(false));
+    } catch (error) {
+      if (error instanceof WebAssembly.CompileError) return null;  // SIMD, or forbidden
+      throw error;
+    }
+  }
+
+  /** The functions of `code` with a memory of their own. */
+  function instance(code, bytes) {
+    const pages = Math.ceil(bytes / 2 ** 16);
+    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+    const { exports } = new WebAssembly.Instance(code, { page: { memory } });
+    return { ...exports, buffer: memory.buffer, floats: new Float32Array(memory.buffer) };
+  }
+
+  /** Give `model` a faster tanh: its GELUs and the soft cap on its logits need it. Each is
+      a loop before and one after, over as many numbers as the memory holds. */
+  function quickenTanh(code, model) {
+    const { tanh, floats } = instance(code, VECTOR), ROOT = Math.sqrt(2 / Math.PI);
+    const inParts = (act) => (x, cap) => {
+      for (let from = 0; from < x.length; from += floats.length) {
+        act(x.subarray(from, from + floats.length), cap);
+      }
+    };
+    const gelu = inParts((x) => {
+      for (let i = 0; i < x.length; i++) floats[i] = ROOT * (x[i] + 0.044715 * x[i] ** 3);
+      tanh(0, 4 * padded(x.length));
+      for (let i = 0; i < x.length; i++) x[i] *= 0.5 * (1 + floats[i]);
+    });
+    if (model.config.activation === "gelu") {
+      for (const { feedForward } of model.blocks) feedForward.bend = gelu;
+    }
+    model.soften = inParts((x, cap) => {
+      for (let i = 0; i < x.length; i++) floats[i] = x[i] / cap;
+      tanh(0, 4 * padded(x.length));
+      for (let i = 0; i < x.length; i++) x[i] = cap * floats[i];
+    });
+  }
+
+  /** Give `linears` a faster `product`. One keeps its own if it has a number that 16 bits
+      cannot hold, or is too wide. Gives the number of fast ones. */
+  function quickenLinears(code, linears) {
+    const sizes = linears.map((layer) => 2 * padded(layer.inputs, 8) * padded(layer.outputs));
+    const bytes = sizes.reduce((a, b) => a + b, 2 * VECTOR);
+    const { linear: run, buffer, floats } = instance(code, bytes);
+    const shorts = new Uint16Array(buffer);
+    let end = 2 * VECTOR, fast = 0;
+    for (const linear of linears) {
+      const { weight, inputs, outputs } = linear, start = end;
+      const width = padded(inputs, 8), height = padded(outputs);
+      const bits = new Uint32Array(weight.buffer, weight.byteOffset, weight.length);
+      let fits = 4 * Math.max(width, height) <= VECTOR;
+      for (let i = 0; i < bits.length && fits; i++) {
+        const short = shorten(bits[i]), row = Math.floor(i / inputs);
+        shorts[start / 2 + row * (width - inputs) + i] = short;
+        fits = short >= 0;
+      }
+      if (!fits) {
+        shorts.fill(0, start / 2);
+        continue;
+      }
+      end += 2 * width * height;
+      fast++;
+      linear.product = (x) => {
+        const T = x.length / inputs, y = new Float32Array(T * outputs);
+        floats.fill(0, inputs, width);
+        for (let t = 0; t < T; t++) {
+          floats.set(x.subarray(t * inputs, (t + 1) * inputs));
+          run(start, 0, VECTOR, width, VECTOR + 4 * height, 2 * width);
+          y.set(floats.subarray(VECTOR / 4, VECTOR / 4 + outputs), t * outputs);
+        }
+        return y;
+      };
+    }
+    return fast;
+  }
+
+  /** Put a cache's tables into a memory beside q, scores and y, and let it `gather`. */
+  function quickenCache(code, cache, { n_heads: H, d_model: C, context_length }) {
+    const D = C / H, room = padded(context_length), table = room * C, length = Math.sqrt(D);
+    const scoresAt = C, yAt = scoresAt + room, tablesAt = yAt + C;
+    const end = tablesAt + 2 * cache.tables.length * table;
+    const { scores, mix, floats } = instance(code, 4 * end);
+    cache.tables = cache.tables.map((pair, layer) => pair.map((numbers, n) => {
+      floats.set(numbers, tablesAt + (2 * layer + n) * table);
+      return floats.subarray(tablesAt + (2 * layer + n) * table).subarray(0, numbers.length);
+    }));
+    cache.gather = (layer, q, S) => {
+      const keys = 4 * (tablesAt + 2 * layer * table), values = keys + 4 * table;
+      const shares = floats.subarray(scoresAt, scoresAt + S);
+      for (let i = 0; i < C; i++) floats[i] = q[i] / length;
+      for (let i = 0; i < 4 * C; i += 4 * D) {  // a head each
+        scores(keys + i, i, 4 * scoresAt, D, 4 * (scoresAt + padded(S)), 4 * C);
+        root.TinyGPT.softmax(shares);
+        const y = 4 * yAt + i;
+        mix(values + i, 4 * scoresAt, y, 4 * (scoresAt + S), y + 4 * D, 4 * C);
+      }
+      return floats.subarray(yAt, yAt + C);
+    };
+  }
+
+  /** Make a model of tinygpt.js fast, where that can be. Gives the number of linear
+      layers that are fast now. */
+  function speedUp(model) {
+    const code = compile();
+    if (!code) return 0;
+    const { config, newCache } = model;
+    if (config.d_model / config.n_heads % 8 === 0) {
+      model.newCache = () => {
+        const cache = newCache.call(model);
+        cache.gather = (...given) => {  // the first time; who looks inside never calls it
+          quickenCache(code, cache, config);
+          return cache.gather(...given);
+        };
+        return cache;
+      };
+    }
+    quickenTanh(code, model);
+    return quickenLinears(code, [model.head, ...model.blocks.flatMap(
+      ({ attention: a, feedForward: f }) => [a.qkv, a.output, f.input, f.output])]);
+  }
+
+  root.tinygptSimd = { speedUp, source: `(${define})(globalThis);` };
+  if (typeof module !== "undefined" && module.exports) module.exports = root.tinygptSimd;
+})(globalThis);
