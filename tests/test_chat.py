@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from conftest import COUNTED
 
 from tinygpt.cli import main
 from tinygpt.errors import UserError
@@ -24,6 +25,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tinygpt", *words],
             stdin=far, stdout=far, stderr=far, start_new_session=True,
+            env={**os.environ, **COUNTED},
         )  # fmt: skip
         os.close(far)
         self.seen = ""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import COUNTED, ROOT
 from tiny_run import TEXT, assert_same_tensors, exit_code, words
 
 from tinygpt import cli, generation
@@ -730,7 +730,7 @@ def test_a_reader_that_goes_away_ends_the_output_quietly() -> None:
     text = "a b " * 2000
     with subprocess.Popen(
         [sys.executable, "-m", "tinygpt", "tokenize", text],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **COUNTED, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import COUNTED
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -161,6 +162,8 @@ def overflowing(tokenizer: Tokenizer) -> object:
 def long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A text of some forty pieces."""
     monkeypatch.setattr(cutting, "PIECE", 100)
+    for name, value in COUNTED.items():
+        monkeypatch.setenv(name, value)
     path = tmp_path / "long.txt"
     path.write_text(SOURCE * 8, encoding="utf-8")
     return path
