@@ -93,29 +93,48 @@ def step_parts() -> None:
     save(ax, "step_parts")
 
 
-def generation() -> None:
-    """Tokens per second of both sides."""
-    speed = load("generation")["speed"]
-    cases = {
-        f"{name}, {batch}": found["tokens_per_second"]
-        for name, batches in speed.items()
-        for batch, found in batches.items()
-    }
+def bars(
+    cases: dict[str, dict[str, float]], sides: dict[str, str], title: str, name: str
+) -> None:
+    """Tokens per second of the `sides`, which have a key and a label, in every case."""
+    width = 0.76 / len(sides)
     ax = new_axes(height=3.4)
-    for i, (side, colour) in enumerate(
-        zip(("ours", "transformers"), CYCLE, strict=False)
-    ):
-        places = [place + 0.38 * (i - 0.5) for place in range(len(cases))]
+    for i, (side, label) in enumerate(sides.items()):
+        middle = width * (i - (len(sides) - 1) / 2)
+        places = [place + middle for place in range(len(cases))]
         values = [found[side] for found in cases.values()]
-        drawn = ax.barh(places, values, height=0.36, color=colour, label=SIDES[side])
+        drawn = ax.barh(places, values, width * 0.95, color=CYCLE[i], label=label)
         ax.bar_label(drawn, fmt="{:,.0f}", padding=3, fontsize=10)
     ax.set_yticks(range(len(cases)), list(cases))
     ax.invert_yaxis()
     ax.set_xscale("log")
     ax.margins(x=0.25)
-    ax.set(title="Writing with a cache", xlabel="tokens per second")
+    ax.set(title=title, xlabel="tokens per second")
     ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=2)
-    save(ax, "generation_speed")
+    save(ax, name)
+
+
+def generation() -> None:
+    """Writing in Python, with a cache."""
+    cases = {
+        f"{name}, {batch}": found["tokens_per_second"]
+        for name, batches in load("generation")["speed"].items()
+        for batch, found in batches.items()
+    }
+    sides = {side: SIDES[side] for side in ("ours", "transformers")}
+    bars(cases, sides, "Writing with a cache", "generation_speed")
+
+
+def web() -> None:
+    """Writing in the page."""
+    models = load("web_speed")["models"]
+    cases = {name: found["tokens_per_second"] for name, found in models.items()}
+    sides = {
+        "tinygpt.js": "as the page runs it",
+        "onnxruntime-web": "onnxruntime-web",
+        "tinygpt.js, plain": "plain JavaScript",
+    }
+    bars(cases, sides, "Writing in the page", "web_speed")
 
 
 def growth(measure: str, y_label: str, name: str) -> None:
@@ -181,6 +200,7 @@ def main() -> None:
     step_speed()
     step_parts()
     generation()
+    web()
     growth("seconds", "times more seconds", "growth_seconds")
     growth("bytes", "times more memory", "growth_memory")
     scaling("parameters", "tokens", "tokens read", "scaling_parameters")

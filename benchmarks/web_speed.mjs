@@ -3,9 +3,9 @@
    start forgets the text. What it leaves out: timing the page and choosing the sides. */
 "use strict";
 
-/** Our model, as the page runs it. */
-async function tinygpt({ model: url }) {
-  await import("./tinygpt_simd.js");
+/** Our model, as the page runs it; without `simd` in plain JavaScript only. */
+async function tinygpt({ model: url, simd }) {
+  if (simd) await import("./tinygpt_simd.js");
   await import("./tinygpt.js");
   const { model } = globalThis.TinyGPT.readModel(await (await fetch(url)).arrayBuffer());
   const cache = model.newCache();

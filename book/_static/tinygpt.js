@@ -847,7 +847,7 @@
   // ----------------------------------------------------------------------------------
 
   const TinyGPT = {
-    UserError, Tokenizer, GPT, KVCache, softmax, nextTokenProbabilities, sampleNextToken,
+    UserError, Tokenizer, GPT, KVCache, nextTokenProbabilities, sampleNextToken,
     seededRandom, windowStart, generate, streamText, chatPrompt, cutHistory, answer,
     buildModel, readModel, LARGEST,
     source: `(${define})(globalThis);`,  // for a Worker: file:// lets it load no script

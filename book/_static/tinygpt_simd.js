@@ -3,7 +3,7 @@
    rounding.
 
    JavaScript has no instruction for four numbers at once; WebAssembly has (SIMD). So this
-   file writes three short functions in WebAssembly's bytes (webassembly.github.io/spec,
+   file writes four short functions in WebAssembly's bytes (webassembly.github.io/spec,
    chapters 2 and 5). Weights stay in 16 bits, as reading them takes most of the time.
    What it leaves out: all other steps of the model. Where a page's policy forbids
    WebAssembly, or SIMD is unknown, everything stays as it was. */
@@ -54,7 +54,6 @@
   const add = (a, b) => four(0xe4, a, b);
   const minus = (a, b) => four(0xe5, a, b);
   const mul = (a, b) => four(0xe6, a, b);
-  const divide = (a, b) => four(0xe7, a, b);
   const within = (a, limit) => four(0xe9, four(0xe8, a, fourOf(limit)), fourOf(-limit));
   const nearest = (a) => four(0x6a, a);
   const toWhole = (a) => four(0xf8, a);
@@ -79,43 +78,57 @@
     return [...locals, ...write(get, set, step).flat(), 0x0b];
   }
 
-  // --- The three functions ------------------------------------------------------------
+  // --- The four functions -------------------------------------------------------------
+  // All places are in bytes, `end` is where y ends, `row` the way to a table's next row.
 
-  /** (table, x, y, inputs, end, row): y[o] = the sum of table[o][n] x[n]. All places are
-      bytes; `row` is the way from one row to the next, `end` where y ends. Four rows go
-      side by side: each part of x is fetched once for all. `inputs` is a multiple of 8,
-      the number of rows one of 4. With `isShort`, the table is in 16 bits. */
-  const product = (isShort, isFused) => func(["table", "x", "y", "inputs", "end", "row"],
-    ["at", "stop", "w0", "w1", "w2", "w3"], ["s0", "s1", "s2", "s3", "some", "mask"],
-    (get, set, step) => {
-      const rows = [0, 1, 2, 3], [scaleX, scaleY] = isShort ? SCALES.map(fourOf) : [];
-      const scaled = (a, scale) => (isShort ? mul(a, scale) : a);
+  /** (table, x, y, inputs, end): y[o] = the sum of weight[o][n] x[n], `inputs` (a multiple
+      of 8) of them. Four rows go side by side, as each part of x is then fetched once for
+      all; the table holds eight short numbers of each of the four, then the next eight. */
+  const linear = (isFused) => func(["table", "x", "y", "inputs", "end", ""], ["at", "stop"],
+    ["s0", "s1", "s2", "s3", "some", "mask"], (get, set, step) => {
+      const rows = [0, 1, 2, 3], [scaleX, scaleY] = SCALES.map(fourOf);
       // The shift copies a number's sign to bits 28 to 31; the mask leaves that in bit 31.
-      const weight = (w, n) => (isShort
-        ? both(shift(loadShorts(get(w), 2 * n), 13), get("mask"))
-        : load(get(w), 4 * n));
+      const short = (k, n) => loadShorts(get("table"), 16 * k + 2 * n);
+      const weight = (k, n) => both(shift(short(k, n), 13), get("mask"));
       return [
         set("mask", four(0x11, int(0x8fffffff | 0))),
         set("stop", plus(get("x"), times(get("inputs"), int(4)))),
         loop([
-          ...rows.flatMap((k) => [
-            set(`w${k}`, k ? plus(get(`w${k - 1}`), get("row")) : get("table")),
-            set(`s${k}`, fourOf(0))]),
-          set("table", plus(get("w3"), get("row"))),
+          ...rows.map((k) => set(`s${k}`, fourOf(0))),
           set("at", get("x")),
           loop([
             ...[0, 4].flatMap((n) => [
-              set("some", scaled(load(get("at"), 4 * n), scaleX)),
+              set("some", mul(load(get("at"), 4 * n), scaleX)),
               ...rows.map((k) => set(`s${k}`,
-                plusProduct(isFused, get(`s${k}`), get("some"), weight(`w${k}`, n))))]),
-            ...rows.map((k) => step(`w${k}`, int(isShort ? 16 : 32))),
+                plusProduct(isFused, get(`s${k}`), get("some"), weight(k, n))))]),
+            step("table", int(64)),
             step("at", int(32)),
           ], get("at"), get("stop")),
-          ...rows.map((k) => storeFloat(get("y"), total(scaled(get(`s${k}`), scaleY)), 4 * k)),
+          ...rows.map((k) => storeFloat(get("y"), total(mul(get(`s${k}`), scaleY)), 4 * k)),
           step("y", int(16)),
         ], get("y"), get("end")),
       ];
     });
+
+  /** (table, x, y, inputs, end, row): y[s] = the sum of table[s][n] x[n]. */
+  const scores = (isFused) => func(["table", "x", "y", "inputs", "end", "row"],
+    ["at", "w", "stop"], ["s0", "s4"], (get, set, step) => [
+      set("stop", plus(get("x"), times(get("inputs"), int(4)))),
+      loop([
+        ...[0, 4].map((n) => set(`s${n}`, fourOf(0))),
+        set("at", get("x")),
+        set("w", get("table")),
+        loop([
+          ...[0, 4].map((n) => set(`s${n}`, plusProduct(
+            isFused, get(`s${n}`), load(get("at"), 4 * n), load(get("w"), 4 * n)))),
+          step("w", int(32)),
+          step("at", int(32)),
+        ], get("at"), get("stop")),
+        storeFloat(get("y"), total(add(get("s0"), get("s4"))), 0),
+        step("table", get("row")),
+        step("y", int(4)),
+      ], get("y"), get("end")),
+    ]);
 
   /** (table, x, y, stop, end, row): y[i] = the sum of x[s] table[s][i]. x ends at `stop`;
       rows have a multiple of 8 numbers. */
@@ -138,20 +151,19 @@
       ], get("y"), get("end")),
     ]);
 
-  /** (x, end, and four that it does not read): every x becomes tanh x = 1 - 2 / (e^2x + 1).
-      e^2x is 2^t with t = 2x / ln 2: a whole number, which goes into the exponent's bits,
-      and a rest within 1/2, for which nine terms of the series of e^(rest ln 2) do. */
-  const tanh = func(["x", "end", "", "", "", ""], [], ["t", "whole", "power"], (...local) => {
-    const [get, set, step] = local, terms = [1];
+  /** (x, end): every number from place x on becomes e^x. That is 2^t with t = x / ln 2: a
+      whole number, which goes into the exponent's bits, and a rest within 1/2, for which
+      nine terms of the series of e^(rest ln 2) do. Beyond 2^-64 and 2^64 it stays there. */
+  const exp = func(["x", "end", "", "", "", ""], [], ["t", "whole"], (get, set, step) => {
+    const terms = [1];
     for (let n = 1; n < 9; n++) terms.push(terms[n - 1] * Math.LN2 / n);
     const series = terms.map(fourOf).reduceRight((sum, term) => add(term, mul(sum, get("t"))));
     return [
       loop([
-        set("t", within(mul(load(get("x")), fourOf(2 / Math.LN2)), 64)),
+        set("t", within(mul(load(get("x")), fourOf(1 / Math.LN2)), 64)),
         set("whole", nearest(get("t"))),
         set("t", minus(get("t"), get("whole"))),
-        set("power", plusWhole(series, shift(toWhole(get("whole")), 23))),
-        store(get("x"), minus(fourOf(1), divide(fourOf(2), add(get("power"), fourOf(1))))),
+        store(get("x"), plusWhole(series, shift(toWhole(get("whole")), 23))),
         step("x", int(16)),
       ], get("x"), get("end")),
     ];
@@ -160,10 +172,7 @@
   /** A module that takes a memory and gives the functions. */
   function assemble(isFused) {
     const each = Object.entries({
-      linear: product(true, isFused),
-      scores: product(false, isFused),
-      mix: mix(isFused),
-      tanh,
+      linear: linear(isFused), scores: scores(isFused), mix: mix(isFused), exp,
     }), n = each.length;
     const text = (word) => [word.length, ...new TextEncoder().encode(word)];
     const sized = (bytes) => [bytes.length & 0x7f | 0x80, bytes.length >> 7, ...bytes];
@@ -203,27 +212,30 @@
     return { ...exports, buffer: memory.buffer, floats: new Float32Array(memory.buffer) };
   }
 
-  /** Give `model` a faster tanh: its GELUs and the soft cap on its logits need it. Each is
-      a loop before and one after, over as many numbers as the memory holds. */
+  /** Give `model` a faster tanh x = 1 - 2 / (e^2x + 1): its GELUs and the soft cap on its
+      logits need it, of as many numbers at a time as the memory holds. */
   function quickenTanh(code, model) {
-    const { tanh, floats } = instance(code, VECTOR), ROOT = Math.sqrt(2 / Math.PI);
+    const { exp, floats } = instance(code, VECTOR), ROOT = Math.sqrt(2 / Math.PI);
+    const tanhOf = (i) => 1 - 2 / (floats[i] + 1);
     const inParts = (act) => (x, cap) => {
       for (let from = 0; from < x.length; from += floats.length) {
         act(x.subarray(from, from + floats.length), cap);
       }
     };
     const gelu = inParts((x) => {
-      for (let i = 0; i < x.length; i++) floats[i] = ROOT * (x[i] + 0.044715 * x[i] ** 3);
-      tanh(0, 4 * padded(x.length));
-      for (let i = 0; i < x.length; i++) x[i] *= 0.5 * (1 + floats[i]);
+      for (let i = 0; i < x.length; i++) {
+        floats[i] = 2 * ROOT * (x[i] + 0.044715 * x[i] * x[i] * x[i]);
+      }
+      exp(0, 4 * padded(x.length));
+      for (let i = 0; i < x.length; i++) x[i] *= 0.5 * (1 + tanhOf(i));
     });
     if (model.config.activation === "gelu") {
       for (const { feedForward } of model.blocks) feedForward.bend = gelu;
     }
     model.soften = inParts((x, cap) => {
-      for (let i = 0; i < x.length; i++) floats[i] = x[i] / cap;
-      tanh(0, 4 * padded(x.length));
-      for (let i = 0; i < x.length; i++) x[i] = cap * floats[i];
+      for (let i = 0; i < x.length; i++) floats[i] = 2 * x[i] / cap;
+      exp(0, 4 * padded(x.length));
+      for (let i = 0; i < x.length; i++) x[i] = cap * tanhOf(i);
     });
   }
 
@@ -241,8 +253,8 @@
       const bits = new Uint32Array(weight.buffer, weight.byteOffset, weight.length);
       let fits = 4 * Math.max(width, height) <= VECTOR;
       for (let i = 0; i < bits.length && fits; i++) {
-        const short = shorten(bits[i]), row = Math.floor(i / inputs);
-        shorts[start / 2 + row * (width - inputs) + i] = short;
+        const short = shorten(bits[i]), n = i % inputs, o = (i - n) / inputs;
+        shorts[start / 2 + (o - o % 4) * width + 4 * (n - n % 8) + 8 * (o % 4) + n % 8] = short;
         fits = short >= 0;
       }
       if (!fits) {
@@ -256,7 +268,7 @@
         floats.fill(0, inputs, width);
         for (let t = 0; t < T; t++) {
           floats.set(x.subarray(t * inputs, (t + 1) * inputs));
-          run(start, 0, VECTOR, width, VECTOR + 4 * height, 2 * width);
+          run(start, 0, VECTOR, width, VECTOR + 4 * height, 0);
           y.set(floats.subarray(VECTOR / 4, VECTOR / 4 + outputs), t * outputs);
         }
         return y;
@@ -270,23 +282,30 @@
     const D = C / H, room = padded(context_length), table = room * C, length = Math.sqrt(D);
     const scoresAt = C, yAt = scoresAt + room, tablesAt = yAt + C;
     const end = tablesAt + 2 * cache.tables.length * table;
-    const { scores, mix, floats } = instance(code, 4 * end);
+    const { scores, exp, mix, floats } = instance(code, 4 * end);
     cache.tables = cache.tables.map((pair, layer) => pair.map((numbers, n) => {
       floats.set(numbers, tablesAt + (2 * layer + n) * table);
       return floats.subarray(tablesAt + (2 * layer + n) * table).subarray(0, numbers.length);
     }));
     cache.gather = (layer, q, S) => {
       const keys = 4 * (tablesAt + 2 * layer * table), values = keys + 4 * table;
-      const shares = floats.subarray(scoresAt, scoresAt + S);
       for (let i = 0; i < C; i++) floats[i] = q[i] / length;
       for (let i = 0; i < 4 * C; i += 4 * D) {  // a head each
-        scores(keys + i, i, 4 * scoresAt, D, 4 * (scoresAt + padded(S)), 4 * C);
-        root.TinyGPT.softmax(shares);
-        const y = 4 * yAt + i;
-        mix(values + i, 4 * scoresAt, y, 4 * (scoresAt + S), y + 4 * D, 4 * C);
+        scores(keys + i, i, 4 * scoresAt, D, 4 * (scoresAt + S), 4 * C);
+        softmax(scoresAt, scoresAt + S);
+        mix(values + i, 4 * scoresAt, 4 * yAt + i, 4 * (scoresAt + S), 4 * (yAt + D) + i, 4 * C);
       }
       return floats.subarray(yAt, yAt + C);
     };
+
+    function softmax(start, end) {
+      let largest = -Infinity, sum = 0;
+      for (let i = start; i < end; i++) largest = Math.max(largest, floats[i]);
+      for (let i = start; i < end; i++) floats[i] -= largest;
+      exp(4 * start, 4 * (start + padded(end - start)));
+      for (let i = start; i < end; i++) sum += floats[i];
+      for (let i = start; i < end; i++) floats[i] /= sum;
+    }
   }
 
   /** Make a model of tinygpt.js fast, where that can be. Gives the number of linear
