@@ -94,7 +94,11 @@ def step_parts() -> None:
 
 
 def bars(
-    cases: dict[str, dict[str, float]], sides: dict[str, str], title: str, name: str
+    cases: dict[str, dict[str, float]],
+    sides: dict[str, str],
+    title: str,
+    y_label: str,
+    name: str,
 ) -> None:
     """Tokens per second of the `sides`, which have a key and a label, in every case."""
     width = 0.76 / len(sides)
@@ -109,7 +113,7 @@ def bars(
     ax.invert_yaxis()
     ax.set_xscale("log")
     ax.margins(x=0.25)
-    ax.set(title=title, xlabel="tokens per second")
+    ax.set(title=title, xlabel="tokens per second", ylabel=y_label)
     ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=2)
     save(ax, name)
 
@@ -122,7 +126,8 @@ def generation() -> None:
         for batch, found in batches.items()
     }
     sides = {side: SIDES[side] for side in ("ours", "transformers")}
-    bars(cases, sides, "Writing with a cache", "generation_speed")
+    y_label = "parameters, texts at once"
+    bars(cases, sides, "Writing with a cache", y_label, "generation_speed")
 
 
 def web() -> None:
@@ -134,7 +139,7 @@ def web() -> None:
         "onnxruntime-web": "onnxruntime-web",
         "tinygpt.js, plain": "plain JavaScript",
     }
-    bars(cases, sides, "Writing in the page", "web_speed")
+    bars(cases, sides, "Writing in the page", "model", "web_speed")
 
 
 def growth(measure: str, y_label: str, name: str) -> None:
