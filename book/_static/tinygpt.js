@@ -478,7 +478,7 @@
       return this.output.forward(hidden);
     }
 
-    /** The activation of every number, in place. */
+    /** The activation of every number, in place; also in tinygpt_simd.js. */
     bend(hidden) {
       for (let i = 0; i < hidden.length; i++) hidden[i] = this.activation(hidden[i]);
     }
@@ -561,7 +561,8 @@
       return logits;
     }
 
-    /** Bend the logits, in place, so that none goes beyond `cap` either way. */
+    /** Bend the logits, in place, so that none goes beyond `cap` either way; also in
+        tinygpt_simd.js. */
     soften(logits, cap) {
       for (let i = 0; i < logits.length; i++) logits[i] = cap * Math.tanh(logits[i] / cap);
     }

@@ -1,6 +1,6 @@
-/* Sums of products, four numbers at a time: the fast twins of `Linear.product` and
-   `gather` in tinygpt.js. That file works without this one and gives the same, up to
-   rounding.
+/* Four numbers at a time: the fast twins of `Linear.product`, `gather`, `FeedForward.bend`
+   (for GELU) and `GPT.soften` in tinygpt.js. That file works without this one and gives
+   the same, up to rounding.
 
    JavaScript has no instruction for four numbers at once; WebAssembly has (SIMD). So this
    file writes four short functions in WebAssembly's bytes (webassembly.github.io/spec,
@@ -68,9 +68,12 @@
   /** Do `body` and, as long as then a < b, again. */
   const loop = (body, a, b) => [0x03, 0x40, ...body.flat(), ...a, ...b, 0x49, 0x0d, 0, 0x0b];
 
+  const PARAMETERS = 6;  // of every function; what a caller leaves out is 0
+
   /** A function of whole numbers. `write` learns how to `get` and `set` each name. */
   function func(parameters, wholes, fours, write) {
     const names = [...parameters, ...wholes, ...fours];
+    names.splice(parameters.length, 0, ...Array(PARAMETERS - parameters.length));
     const get = (name) => [0x20, names.indexOf(name)];
     const set = (name, value) => [...value, 0x21, names.indexOf(name)];
     const step = (name, n) => set(name, plus(get(name), n));
@@ -84,7 +87,7 @@
   /** (table, x, y, inputs, end): y[o] = the sum of weight[o][n] x[n], `inputs` (a multiple
       of 8) of them. Four rows go side by side, as each part of x is then fetched once for
       all; the table holds eight short numbers of each of the four, then the next eight. */
-  const linear = (isFused) => func(["table", "x", "y", "inputs", "end", ""], ["at", "stop"],
+  const linear = (isFused) => func(["table", "x", "y", "inputs", "end"], ["at", "stop"],
     ["s0", "s1", "s2", "s3", "some", "mask"], (get, set, step) => {
       const rows = [0, 1, 2, 3], [scaleX, scaleY] = SCALES.map(fourOf);
       // The shift copies a number's sign to bits 28 to 31; the mask leaves that in bit 31.
@@ -154,7 +157,7 @@
   /** (x, end): every number from place x on becomes e^x. That is 2^t with t = x / ln 2: a
       whole number, which goes into the exponent's bits, and a rest within 1/2, for which
       nine terms of the series of e^(rest ln 2) do. Beyond 2^-64 and 2^64 it stays there. */
-  const exp = func(["x", "end", "", "", "", ""], [], ["t", "whole"], (get, set, step) => {
+  const exp = func(["x", "end"], [], ["t", "whole"], (get, set, step) => {
     const terms = [1];
     for (let n = 1; n < 9; n++) terms.push(terms[n - 1] * Math.LN2 / n);
     const series = terms.map(fourOf).reduceRight((sum, term) => add(term, mul(sum, get("t"))));
@@ -179,7 +182,7 @@
     const section = (id, ...bytes) => [id, ...sized(bytes)];
     return Uint8Array.from([
       0, ...new TextEncoder().encode("asm"), 1, 0, 0, 0,
-      ...section(1, 1, 0x60, 6, ...Array(6).fill(I32), 0),  // six whole numbers, no result
+      ...section(1, 1, 0x60, PARAMETERS, ...Array(PARAMETERS).fill(I32), 0),  // no result
       ...section(2, 1, ...text("page"), ...text("memory"), 2, 0, 1),
       ...section(3, n, ...Array(n).fill(0)),
       ...section(7, n, ...each.flatMap(([name], i) => [...text(name), 0, i])),
@@ -240,13 +243,13 @@
   }
 
   /** Give `linears` a faster `product`. One keeps its own if it has a number that 16 bits
-      cannot hold, or is too wide. Gives the number of fast ones. */
+      cannot hold, or is too wide. */
   function quickenLinears(code, linears) {
     const sizes = linears.map((layer) => 2 * padded(layer.inputs, 8) * padded(layer.outputs));
     const bytes = sizes.reduce((a, b) => a + b, 2 * VECTOR);
     const { linear: run, buffer, floats } = instance(code, bytes);
     const shorts = new Uint16Array(buffer);
-    let end = 2 * VECTOR, fast = 0;
+    let end = 2 * VECTOR;
     for (const linear of linears) {
       const { weight, inputs, outputs } = linear, start = end;
       const width = padded(inputs, 8), height = padded(outputs);
@@ -262,19 +265,17 @@
         continue;
       }
       end += 2 * width * height;
-      fast++;
       linear.product = (x) => {
         const T = x.length / inputs, y = new Float32Array(T * outputs);
         floats.fill(0, inputs, width);
         for (let t = 0; t < T; t++) {
           floats.set(x.subarray(t * inputs, (t + 1) * inputs));
-          run(start, 0, VECTOR, width, VECTOR + 4 * height, 0);
+          run(start, 0, VECTOR, width, VECTOR + 4 * height);
           y.set(floats.subarray(VECTOR / 4, VECTOR / 4 + outputs), t * outputs);
         }
         return y;
       };
     }
-    return fast;
   }
 
   /** Put a cache's tables into a memory beside q, scores and y, and let it `gather`. */
@@ -284,8 +285,9 @@
     const end = tablesAt + 2 * cache.tables.length * table;
     const { scores, exp, mix, floats } = instance(code, 4 * end);
     cache.tables = cache.tables.map((pair, layer) => pair.map((numbers, n) => {
-      floats.set(numbers, tablesAt + (2 * layer + n) * table);
-      return floats.subarray(tablesAt + (2 * layer + n) * table).subarray(0, numbers.length);
+      const start = tablesAt + (2 * layer + n) * table;
+      floats.set(numbers, start);
+      return floats.subarray(start, start + numbers.length);
     }));
     cache.gather = (layer, q, S) => {
       const keys = 4 * (tablesAt + 2 * layer * table), values = keys + 4 * table;
@@ -308,11 +310,10 @@
     }
   }
 
-  /** Make a model of tinygpt.js fast, where that can be. Gives the number of linear
-      layers that are fast now. */
+  /** Make a model of tinygpt.js fast, where that can be. */
   function speedUp(model) {
     const code = compile();
-    if (!code) return 0;
+    if (!code) return;
     const { config, newCache } = model;
     if (config.d_model / config.n_heads % 8 === 0) {
       model.newCache = () => {
@@ -325,7 +326,7 @@
       };
     }
     quickenTanh(code, model);
-    return quickenLinears(code, [model.head, ...model.blocks.flatMap(
+    quickenLinears(code, [model.head, ...model.blocks.flatMap(
       ({ attention: a, feedForward: f }) => [a.qkv, a.output, f.input, f.output])]);
   }
 
