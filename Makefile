@@ -24,7 +24,7 @@ book: .venv/.book $(WEB) ## build the site into book/_build/html
 	$(BIN)/python book/notebooks.py renew --stale
 	$(BIN)/jupyter-book build . --path-output book -n -W --keep-going
 
-book/_static/models/%/model.js: $$(wildcard data/$$*/*.safetensors) tinygpt/web.py | .venv/.book
+book/_static/models/%/model.js: $$(wildcard data/$$*/*.safetensors) tinygpt/formats/web.py | .venv/.book
 	$(BIN)/tinygpt export data/$* --format web --out $(@D)
 
 serve: book ## build the site and open it in the browser

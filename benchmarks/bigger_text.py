@@ -58,7 +58,7 @@ def copies(text: str) -> Iterator[bytes]:
 
 def write_text(path: Path, size: int) -> None:
     """A text of at least `size` bytes."""
-    from tinygpt.texts import load_text
+    from tinygpt.text.corpora import load_text
 
     with path.open("wb") as file:
         for copy in copies(load_text("handbook")):
@@ -116,8 +116,8 @@ def processes(text: str, n: int) -> None:
     """
     import json
 
-    from tinygpt.pieces import encoded, pieces
-    from tinygpt.tokenizer import get_tokenizer
+    from tinygpt.text.parallel_encode import encoded, pieces
+    from tinygpt.text.tokenizer import get_tokenizer
 
     tokenizer = get_tokenizer("handbook-4k")
 
@@ -149,7 +149,7 @@ def read(path: str) -> None:
     The default preset's corpus, batches and model, so that its memory is training's.
     """
     from tinygpt.config import PRESETS
-    from tinygpt.pretrain import prepare as prepare_run
+    from tinygpt.training.run import prepare as prepare_run
 
     run = prepare_run(*recipe(path, PRESETS))
     looks = iter(run.trainer.run())
@@ -179,8 +179,8 @@ def train(path: str, n: int) -> None:
     import torch
 
     from tinygpt.config import PRESETS
-    from tinygpt.dataset import Batches
-    from tinygpt.pretrain import prepare as prepare_run
+    from tinygpt.text.dataset import Batches
+    from tinygpt.training.run import prepare as prepare_run
 
     model, config = recipe(path, PRESETS)
     run = prepare_run(model, replace(config, eval_windows=1))
@@ -235,7 +235,7 @@ def main() -> None:
         size, out = text.stat().st_size, text.with_suffix(".tokens")
         words = ["-m", "tinygpt", "data", "prepare", str(text), "--out", str(out)]
         done = watched([*words, "--workers", "2"])
-        from tinygpt.token_file import read_head
+        from tinygpt.text.token_file import read_head
 
         told = read_head(out)
         done["tokens_per_second"] = round(told.tokens / done["seconds"])
@@ -286,7 +286,7 @@ def main() -> None:
 
 def size_of(told: Any) -> int:
     """Bytes of the token file."""
-    from tinygpt.token_file import HEAD
+    from tinygpt.text.token_file import HEAD
 
     return HEAD + told.tokens * told.itemsize
 

@@ -14,7 +14,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from side_by_side import load
 
-from tinygpt.plotting import CYCLE, DASHES, INK, SOFT, lines, new_axes
+from tinygpt.course.plotting import CYCLE, DASHES, INK, SOFT, lines, new_axes
 
 RESOURCES = Path(__file__).resolve().parent.parent / "resources"
 SIDES = {"ours": "TinyGPT", "transformers": "transformers", "litgpt": "litgpt"}

@@ -28,7 +28,7 @@ from side_by_side import (
     span,
 )
 
-from tinygpt.distributed import calm_threads
+from tinygpt.runtime.device import calm_threads
 
 calm_threads()
 import torch
@@ -36,9 +36,9 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tinygpt.config import GPTConfig
-from tinygpt.generation import generate
-from tinygpt.gpt import GPT
-from tinygpt.pretrained import _stored as gpt2_weights  # what `export` writes
+from tinygpt.formats.huggingface import _stored as gpt2_weights  # what `export` writes
+from tinygpt.generation.generate import generate
+from tinygpt.model.gpt import GPT
 
 CONTEXT, LONG, PROMPT = 128, 1024, 8
 SHAPES = {  # vocab_size, d_model, n_heads, n_layers

@@ -22,16 +22,16 @@ BATCH, WINDOW = 4, 128
 
 def measure(variant: str, steps: int) -> dict[str, object]:
     """Seconds of the median step and peak memory of this process, in GB."""
-    from tinygpt.distributed import calm_threads
+    from tinygpt.runtime.device import calm_threads
 
     calm_threads()
     import torch
 
     from tinygpt.config import PRESETS, FinetuneConfig
-    from tinygpt.evaluation import cross_entropy
-    from tinygpt.gpt import GPT
-    from tinygpt.lora import add_lora
-    from tinygpt.optimizers import make_optimizers
+    from tinygpt.finetuning.lora import add_lora
+    from tinygpt.model.gpt import GPT
+    from tinygpt.training.evaluation import cross_entropy
+    from tinygpt.training.optimizers import make_optimizers
 
     torch.manual_seed(0)
     model = GPT(PRESETS["gpt2"].model).train()

@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 from side_by_side import arguments, machine, median, print_rows, row, save
 
-from tinygpt.distributed import calm_threads
+from tinygpt.runtime.device import calm_threads
 
 calm_threads()
 import numpy as np
@@ -30,10 +30,10 @@ import torch
 from torch import Tensor
 
 from tinygpt.config import PRESETS, GPTConfig, TrainConfig, replace
-from tinygpt.evaluation import cross_entropy
-from tinygpt.gpt import GPT
-from tinygpt.optimizers import make_optimizers
-from tinygpt.pretrain import prepare
+from tinygpt.model.gpt import GPT
+from tinygpt.training.evaluation import cross_entropy
+from tinygpt.training.optimizers import make_optimizers
+from tinygpt.training.run import prepare
 
 VOCAB_SIZE, CONTEXT, D_MODEL, BATCH, HEAD_DIM = 4096, 128, 128, 4, 32
 CONTEXTS = (64, 128, 256, 512, 1024, 2048)

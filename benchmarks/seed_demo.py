@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from side_by_side import machine, save
 from torch import Tensor, nn
 
-from tinygpt.dataset import load_text
 from tinygpt.errors import UserError
-from tinygpt.tokenizer import Tokenizer, get_tokenizer
+from tinygpt.text.corpora import load_text
+from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
 
 D_MODEL, N_HEADS, N_BLOCKS, CONTEXT, BATCH = 64, 4, 8, 16, 4
 LEARNING_RATE, DROPOUT, STEPS, SEED = 1e-3, 0.1, 5000, 1337

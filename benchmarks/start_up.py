@@ -28,10 +28,10 @@ from side_by_side import (
     span,
 )
 
-from tinygpt.checkpoint import RunFolder
 from tinygpt.config import PRESETS, replace
-from tinygpt.gpt import GPT
-from tinygpt.tokenizer import get_tokenizer
+from tinygpt.model.gpt import GPT
+from tinygpt.text.tokenizer import get_tokenizer
+from tinygpt.training.checkpoint import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "The salesperson"

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tinygpt.distributed import calm_threads
+from tinygpt.runtime.device import calm_threads
 
 os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))  # for both sides
 calm_threads()
@@ -23,8 +23,8 @@ import seed_demo
 from side_by_side import arguments, load, machine, median, pairs, ratio, row, save, span
 
 from tinygpt.config import PRESETS
-from tinygpt.pretrain import prepare
-from tinygpt.trainer import Look
+from tinygpt.training.run import prepare
+from tinygpt.training.trainer import Look
 
 PRESET = PRESETS["tiny"]
 GOAL, LEAST = 250, 100  # times faster

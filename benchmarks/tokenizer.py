@@ -29,8 +29,10 @@ from side_by_side import (
 )
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from tinygpt.dataset import load_text
-from tinygpt.tokenizer import END_OF_TEXT, Tokenizer, get_tokenizer, train_bpe
+from tinygpt.text.bpe import END_OF_TEXT
+from tinygpt.text.bpe_training import train_bpe
+from tinygpt.text.corpora import load_text
+from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
 
 VOCAB_SIZE = 4096
 

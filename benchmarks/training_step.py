@@ -32,16 +32,16 @@ from side_by_side import (
     span,
 )
 
-from tinygpt.distributed import calm_threads
+from tinygpt.runtime.device import calm_threads
 
 calm_threads()
 import torch
 from torch import Tensor
 
 from tinygpt.config import GPTConfig, TrainConfig
-from tinygpt.evaluation import cross_entropy
-from tinygpt.gpt import GPT
-from tinygpt.optimizers import make_optimizers
+from tinygpt.model.gpt import GPT
+from tinygpt.training.evaluation import cross_entropy
+from tinygpt.training.optimizers import make_optimizers
 
 CONTEXT, PEAK_SIZE = 128, 2048
 SHAPES = {  # vocab_size, d_model, n_heads, n_layers

@@ -46,11 +46,11 @@ from torch import Tensor, nn
 
 from tinygpt.config import PRESETS
 from tinygpt.errors import UserError
-from tinygpt.generation import generate
-from tinygpt.gpt import GPT
-from tinygpt.pretrained import load_gpt2
-from tinygpt.tokenizer import Tokenizer, get_tokenizer
-from tinygpt.web import export_web
+from tinygpt.formats.huggingface import load_gpt2
+from tinygpt.formats.web import export_web
+from tinygpt.generation.generate import generate
+from tinygpt.model.gpt import GPT
+from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(tempfile.gettempdir()) / "tinygpt-web-speed"

@@ -110,7 +110,11 @@ def behind(name: str, source: str) -> Iterator[Path]:
     """The files of tinygpt and data/ that the code of a chapter rests on."""
     module = name.split("_", 1)[-1]
     waiting = re.findall(r"tinygpt(?:\.\w+)+", source)
-    waiting += ["tinygpt", "tinygpt.checks", f"tinygpt.checks.{module}"]
+    waiting += [
+        "tinygpt",
+        "tinygpt.course.exercises",
+        f"tinygpt.course.exercises.{module}",
+    ]
     seen: set[Path] = set()
     while waiting:
         stem = ROOT / waiting.pop().replace(".", "/")

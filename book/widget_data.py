@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from tinygpt.attention import attention_weights
-from tinygpt.pretrained import load_gpt2
+from tinygpt.formats.huggingface import load_gpt2
+from tinygpt.model.attention import attention_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 SENTENCE = "The customer asks a question, and the salesperson listens."

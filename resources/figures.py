@@ -14,9 +14,8 @@ import torch
 from matplotlib.axes import Axes
 
 from tinygpt.config import PRESETS
-from tinygpt.masking import causal_mask
-from tinygpt.model_map import model_map
-from tinygpt.plotting import (
+from tinygpt.course.model_map import model_map
+from tinygpt.course.plotting import (
     PAPER,
     attention_map,
     heatmap,
@@ -24,8 +23,9 @@ from tinygpt.plotting import (
     new_axes,
     positional_encoding,
 )
-from tinygpt.positional import sinusoidal_positions
-from tinygpt.pretrain import prepare
+from tinygpt.model.masking import causal_mask
+from tinygpt.model.positional import sinusoidal_positions
+from tinygpt.training.run import prepare
 
 HERE = Path(__file__).resolve().parent
 SENTENCE = "The salesperson asks the customer one"

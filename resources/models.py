@@ -17,13 +17,13 @@ from textwrap import TextWrapper
 
 import torch
 
-from tinygpt.checkpoint import RunFolder, load_run, save_tensors
-from tinygpt.cli import main as tinygpt
+from tinygpt.cli.main import main as tinygpt
 from tinygpt.config import PRESETS, FinetuneConfig
-from tinygpt.evaluation import Evaluation
-from tinygpt.finetune import load_model
-from tinygpt.finetune import prepare as prepare_chats
-from tinygpt.pretrain import Corpus
+from tinygpt.finetuning.run import load_model
+from tinygpt.finetuning.run import prepare as prepare_chats
+from tinygpt.training.checkpoint import RunFolder, load_run, save_tensors
+from tinygpt.training.evaluation import Evaluation
+from tinygpt.training.run import Corpus
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA, RUNS = ROOT / "data", ROOT / "build" / "models"

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from tinygpt.cli import main
+from tinygpt.cli.main import main
 from tinygpt.config import GPTConfig, TrainConfig
-from tinygpt.tokenizer import train_bpe
+from tinygpt.text.bpe_training import train_bpe
 
 WORDS = ("the", "buyer", "asks", "why", "a", "seller", "listens", "and", "calls")
 TEXT = " ".join(random.Random(3).choices(WORDS, k=700)) + "\n"

@@ -1,5 +1,5 @@
 """`python -m tinygpt` is the command `tinygpt`."""
 
-from tinygpt.cli import main
+from tinygpt.cli.main import main
 
 main()

@@ -9,14 +9,7 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin
 
-from tinygpt.errors import UserError
-
-
-def check(condition: bool, sentence: str) -> None:
-    """Raise a UserError with `sentence` unless `condition` holds."""
-    if not condition:
-        raise UserError(sentence)
-
+from tinygpt.errors import require
 
 KINDS = {
     int: "a whole number",
@@ -37,13 +30,13 @@ def check_types(config: Any) -> None:
         options = get_args(kind) or (kind,)  # int | None -> (int, NoneType)
         if get_origin(kind) is Literal:
             known = ", ".join(options)
-            check(value in options, f"{name} must be one of {known}, not '{value}'")
+            require(value in options, f"{name} must be one of {known}, not '{value}'")
             continue
         wanted = options[0]
         fits = type(value) in ((int, float) if wanted is float else (wanted,))
         if fits and wanted is float:
             fits = abs(value) < math.inf  # false for nan too
-        check(
+        require(
             fits or (value is None and type(None) in options),
             f"{name} must be {KINDS[wanted]}, not {value!r}",
         )
@@ -96,29 +89,29 @@ class GPTConfig:
         check_types(self)
         for name in ("vocab_size", "context_length", "d_model", "n_heads", "n_layers"):
             value = getattr(self, name)
-            check(value >= 1, f"{name} must be at least 1, not {value}")
-        check(
+            require(value >= 1, f"{name} must be at least 1, not {value}")
+        require(
             self.d_ff is None or self.d_ff >= 1, f"d_ff must be positive: {self.d_ff}"
         )
-        check(
+        require(
             self.d_model % self.n_heads == 0,
             f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}: "
             "choose sizes so that every head gets the same share",
         )
-        check(
+        require(
             self.positions != "sinusoidal" or self.d_model % 2 == 0,
             f"sinusoidal positions need an even d_model, not {self.d_model}",
         )
-        check(
+        require(
             self.positions != "rotary" or self.head_dim % 2 == 0,
             f"rotary positions need an even d_model / n_heads, not {self.head_dim}",
         )
-        check(0 <= self.dropout < 1, f"dropout must be in [0, 1), not {self.dropout}")
-        check(
+        require(0 <= self.dropout < 1, f"dropout must be in [0, 1), not {self.dropout}")
+        require(
             self.logit_softcap >= 0,
             f"logit_softcap must not be negative: {self.logit_softcap}",
         )
-        check(
+        require(
             not (self.tie_head and self.head_bias),
             "head_bias True needs tie_head False: a tied head has no bias of its own",
         )
@@ -212,30 +205,30 @@ class TrainConfig:
         for least, names in at_least.items():
             for name in names.split():
                 value = getattr(self, name)
-                check(
+                require(
                     value is None or value >= least,
                     f"{name} must be at least {least}, not {value}",
                 )
         for name in ("decay_fraction", "final_lr_fraction"):
             value = getattr(self, name)
-            check(value <= 1, f"{name} is a share and at most 1, not {value}")
+            require(value <= 1, f"{name} is a share and at most 1, not {value}")
         for name in ("beta1", "beta2", "muon_momentum"):
             value = getattr(self, name)
-            check(value < 1, f"{name} must be below 1, not {value}")
-        check(
+            require(value < 1, f"{name} must be below 1, not {value}")
+        require(
             self.minutes is None or self.minutes > 0,
             f"minutes must be more than 0, not {self.minutes}",
         )
-        check(
+        require(
             self.minutes is not None or self.warmup_steps <= self.steps,
             f"warmup_steps {self.warmup_steps} is longer than the run of {self.steps}",
         )
-        check(
+        require(
             self.sharding == "none" or self.optimizer == "adamw",
             "sharding full cuts every matrix up, and muon needs whole ones: choose "
             "--optimizer adamw",
         )
-        check(self.seed < 2**63, f"seed must be below 2**63, not {self.seed}")
+        require(self.seed < 2**63, f"seed must be below 2**63, not {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -292,13 +285,13 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check(self.epochs > 0, f"epochs must be more than 0, not {self.epochs}")
+        require(self.epochs > 0, f"epochs must be more than 0, not {self.epochs}")
         for name in ("lora_rank", "lora_alpha", "window"):
             value = getattr(self, name)
-            check(value is None or value > 0, f"{name} must be positive, not {value}")
+            require(value is None or value > 0, f"{name} must be positive, not {value}")
         for name in ("dropout", "lora_dropout"):
             value = getattr(self, name)
-            check(0 <= value < 1, f"{name} must be in [0, 1), not {value}")
+            require(0 <= value < 1, f"{name} must be in [0, 1), not {value}")
         self.train_config(steps=10**9)  # checks the rest
 
     def train_config(self, steps: int) -> TrainConfig:
@@ -430,7 +423,7 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
         UserError: an unknown name stands in `values`, so another program wrote it.
     """
     unknown = set(values) - {field.name for field in fields(kind)}
-    check(
+    require(
         not unknown, f"unknown {kind.__name__} settings: {', '.join(sorted(unknown))}"
     )
     return kind(**values)

@@ -8,3 +8,9 @@ fault of ours and keeps its traceback.
 
 class UserError(Exception):
     """Bad input, told in one sentence: what was wrong and what to do about it."""
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Raise a UserError with `sentence` unless `condition` holds."""
+    if not condition:
+        raise UserError(sentence)

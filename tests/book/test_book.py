@@ -1,0 +1,398 @@
+"""The chapters and pages as files: complete, clean, and true to the package.
+
+Running the chapters and comparing their outputs is nbval's work; the built site is
+looked at in `test_site`.
+"""
+
+import ast
+import importlib
+import importlib.util
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import matplotlib as mpl
+import nbformat
+import pytest
+import torch
+import yaml
+
+import tinygpt
+from tinygpt.course.exercises import exercises
+from tinygpt.course.model_map import PARTS
+
+ROOT = Path(__file__).resolve().parents[2]
+CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+PAGES = sorted((ROOT / "book").glob("*.md"))
+# What each chapter is about, in order; it may import these and all before them.
+MODULES = {
+    "01_tokenization": {"tokenizer"},
+    "02_embeddings": {
+        "embeddings",
+        "pretrained",  # for a table that has learned; explained in chapter 08
+    },
+    "03_positional": {"positional"},
+    "04_attention": {"attention"},
+    "05_masking": {"masking"},
+    "06_blocks": {"block", "gpt"},
+    "07_training": {"evaluation", "trainer", "checkpoint"},
+    "08_finetuning": {"pretrained", "finetune", "lora"},
+    "09_generation": {"kv_cache"},
+    "10_inside": set(),
+}
+# What it may use besides: the wiring, and what is explained later.
+BESIDES = {
+    "07_training": {"muon", "optimizers", "pretrain", "generation"},
+    "08_finetuning": {"chat"},
+}
+ALWAYS = {"config", "plotting", "exhibit", "model_map", "errors", "dataset"}
+# dataset: every chapter works on the real text, and this is where it is read.
+BONES = (
+    "The idea",
+    "By hand",
+    "On the real text",
+    "In tinygpt",
+    "Break it",
+    "Your turn",
+    "Quiz",
+    "Summary",
+    "References",
+)
+each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+
+
+def load_tool(name: str) -> ModuleType:
+    """A script of book/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "book" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+notebooks = load_tool("notebooks")
+
+
+def cells(path: Path, kind: str) -> list[Any]:
+    return [c for c in nbformat.read(path, 4).cells if c.cell_type == kind]
+
+
+def code(path: Path) -> str:
+    return "\n\n".join(cell.source for cell in cells(path, "code"))
+
+
+def prose(path: Path) -> str:
+    return "\n\n".join(cell.source for cell in cells(path, "markdown"))
+
+
+# --- All chapters ------------------------------------------------------------------
+
+
+def test_the_table_of_contents_is_complete() -> None:
+    text = (ROOT / "_toc.yml").read_text(encoding="utf-8")
+    toc = yaml.safe_load(text)
+    listed = [toc["root"]]
+    listed += [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
+    there = [p.relative_to(ROOT).with_suffix("").as_posix() for p in CHAPTERS + PAGES]
+    assert sorted(listed) == sorted(there)
+    chapters = [name for name in listed if name.startswith("chapters/")]
+    assert chapters == sorted(chapters)
+
+
+@each_chapter
+def test_every_chapter_has_its_modules_tests_and_exercises(path: Path) -> None:
+    for module in MODULES[path.stem]:
+        assert (ROOT / "tinygpt" / f"{module}.py").is_file()
+        assert (ROOT / "tests" / f"test_{module}.py").is_file()
+    name = path.stem.split("_", 1)[1]
+    assert (ROOT / "tinygpt" / "checks" / f"{name}.py").is_file()
+
+
+@each_chapter
+def test_the_seven_bones(path: Path) -> None:
+    titles = re.findall(r"^# .*", prose(path), re.MULTILINE)
+    assert len(titles) == 1
+    assert titles[0].startswith(f"# {path.stem[:2]} ")
+    headings = re.findall(r"^## (.*)", prose(path), re.MULTILINE)
+    assert tuple(h for h in headings if h in BONES) == BONES
+    lit = re.findall(r'model_map\("(\w+)"\)', code(path))
+    assert lit
+    assert set(lit) <= set(PARTS)
+
+
+@each_chapter
+def test_imports_follow_the_order_of_chapters(path: Path) -> None:
+    allowed = set(ALWAYS)
+    for stem, modules in MODULES.items():
+        allowed |= modules | BESIDES.get(stem, set()) if stem <= path.stem else set()
+    for node in ast.walk(ast.parse(code(path))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tiny"):
+            module = node.module.removeprefix("tinygpt").removeprefix(".")
+            names = [module.split(".")[0]] if module else [a.name for a in node.names]
+            assert set(names) <= allowed, f"{path.stem} imports {names}"
+
+
+@each_chapter
+def test_nothing_of_tinygpt_is_defined_again(path: Path) -> None:
+    defined = {
+        node.name
+        for node in ast.walk(ast.parse(code(path)))
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    }
+    for module in ALWAYS.union(*MODULES.values(), *BESIDES.values()):
+        public = vars(importlib.import_module(f"tinygpt.{module}"))
+        mine = {n for n, v in public.items() if callable(v) and n[0] != "_"}
+        assert not defined & mine
+
+
+@each_chapter
+def test_stored_outputs_are_whole(path: Path) -> None:
+    counts = [cell.execution_count for cell in cells(path, "code")]
+    assert counts == list(range(1, len(counts) + 1))
+    for cell in cells(path, "code"):
+        assert cell.source.strip()
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert "object at 0x" not in str(output)
+            assert "<Axes" not in str(output)
+
+
+@each_chapter
+def test_no_network_no_paths(path: Path) -> None:
+    banned = (
+        r"sys\.path|os\.environ|pyplot|\bplt\.|requests|urllib|http|socket"
+        r"|subprocess|[\"'](/|~|[A-Z]:\\)|^[!%]"
+    )
+    assert not re.findall(banned, code(path), re.MULTILINE)
+    outputs = str([cell.outputs for cell in cells(path, "code")])
+    assert not re.findall(r"/home/|/root/|/tmp/|/Users/|site-packages", outputs)
+
+
+@each_chapter
+def test_every_figure_has_alt_text(path: Path) -> None:
+    for cell in cells(path, "code"):
+        pictures = [o for o in cell.outputs if "image/png" in o.get("data", {})]
+        assert len(pictures) <= 1, "one figure per cell, so that each has its own text"
+        if pictures:
+            alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+            assert len(alt) > 30, cell.source
+            assert not re.match(r"an? (figure|image|picture|plot) ", alt.lower())
+
+
+@each_chapter
+def test_no_cell_escapes_comparison_without_a_reason(path: Path) -> None:
+    for cell in cells(path, "code"):
+        tags = set(cell.metadata.get("tags", []))
+        assert "nbval-skip" not in tags
+        assert "raises-exception" not in tags
+        if "nbval-ignore-output" in tags:
+            assert cell.source.startswith("# "), "say why in the first line"
+
+
+@each_chapter
+def test_every_exercise_has_a_check_and_a_solution_that_passes(path: Path) -> None:
+    text = prose(path)
+    name = path.stem.split("_", 1)[1]
+    asked = re.findall(r"^:::+\{exercise\}.*\n:label: ex-([\w-]+)", text, re.MULTILINE)
+    solved = re.findall(r"^:::+\{solution\} ex-([\w-]+)", text, re.MULTILINE)
+    checks = dict(re.findall(r'tinygpt\.check\(\s*"([\w.]+)",\s*(\w+)', code(path)))
+    assert 3 <= len(asked) <= 5
+    assert asked == solved
+    assert asked == [check.replace(".", "-").replace("_", "-") for check in checks]
+    assert set(checks) == {e.name for e in exercises() if e.name.startswith(name + ".")}
+    assert len(re.findall(r"^:class: dropdown", text, re.MULTILINE)) == len(solved)
+
+    mpl.use("Agg")
+    first = cells(path, "code")[0].source
+    fences = re.findall(
+        r"\{solution\} ex-([\w-]+)\n.*?```python\n(.*?)```", text, re.DOTALL
+    )
+    for (label, source), (check, answer) in zip(fences, checks.items(), strict=True):
+        space: dict[str, Any] = {}
+        exec(first, space)
+        exec(source, space)
+        verdict = tinygpt.check_answer(check, space[answer])
+        assert verdict, f"{label}: {verdict}"
+
+
+@each_chapter
+def test_numbers_are_glued_before_they_are_quoted(path: Path) -> None:
+    glued = set(re.findall(r'glue\(\s*"(\w+)"', code(path)))
+    assert set(re.findall(r"\{glue:text\}`(\w+)", prose(path))) == glued
+
+
+# --- Pages -------------------------------------------------------------------------
+
+
+def test_every_term_is_in_the_glossary_once_and_in_order() -> None:
+    text = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8")
+    body = text.split(":::{glossary}\n")[1].split("\n:::")[0]
+    terms = [line for line in body.splitlines() if line and line[0] != " "]
+    assert terms == sorted(set(terms), key=str.lower)
+
+
+def test_every_module_is_in_the_api_reference() -> None:
+    pages = (ROOT / "book").glob("api_*.md")
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    listed = set(re.findall(r"automodule:: tinygpt\.(\w+)", text))
+    there = {p.stem for p in (ROOT / "tinygpt").glob("*.py")} | {"checks"}
+    assert listed == there - {"__init__", "__main__", "cli"}
+
+
+def test_formulas_and_scripts_come_with_the_site() -> None:
+    static = ROOT / "book" / "_static"
+    assert (static / "mathjax" / "tex-mml-chtml.js").is_file()
+    assert (static / "mathjax" / "LICENSE").is_file()
+    fonts = static / "mathjax" / "output" / "chtml" / "fonts" / "woff-v2"
+    assert len(list(fonts.glob("*.woff"))) > 20
+    for page in PAGES:
+        assert "<script" not in page.read_text(encoding="utf-8")
+
+
+def test_the_widgets_show_what_the_trained_model_says() -> None:
+    text = (ROOT / "book" / "_static" / "widget_data.js").read_text(encoding="utf-8")
+    stored = json.loads(text.split("window.tinygptData=")[1].rstrip(";\n"))
+    fresh = load_tool("widget_data").widget_data()
+    assert stored["attention"]["tokens"] == fresh["attention"]["tokens"]
+    for part, name in (("attention", "weights"), ("sampling", "logits")):
+        torch.testing.assert_close(
+            torch.tensor(stored[part][name]),
+            torch.tensor(fresh[part][name]),
+            atol=0.021,  # two roundings, and another CPU
+            rtol=0,
+        )
+    assert stored["sampling"]["tokens"][:8] == fresh["sampling"]["tokens"][:8]
+
+
+# --- The same model in two languages -----------------------------------------------
+
+NAMED_OTHERWISE = {  # what the two do in other steps, or in opposite directions
+    "positional.RotaryPositions.forward": "RotaryPositions.turn",
+    "gpt.GPT.forward": "GPT.nextLogits",
+    "web.characters": "makeFloats",
+}
+
+
+def camel_case(name: str) -> str:
+    return re.sub(r"_(\w)", lambda letter: letter[1].upper(), name)
+
+
+def test_every_function_shown_exists_in_both_languages() -> None:
+    pytest.importorskip("sphinx", reason="the packages that build the site")
+    tool = load_tool("two_languages")
+    text = (ROOT / "book" / "two_languages.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^:::\{two-languages\} (.*)$", text, re.MULTILINE)
+    pairs = [tuple(map(str.split, pair.split("|"))) for pair in shown]
+    assert len(pairs) > 15
+    for python, javascript in pairs:
+        for name in python:
+            (node,) = ast.parse(tool.python_source(name)).body
+            assert node.name == name.split(".")[-1]
+        for name in javascript:
+            source = tool.javascript_source(name)
+            assert name.split(".")[-1] in source
+            assert source.count("{") == source.count("}")
+            assert source.endswith("\n}")
+    twins = {python[-1]: javascript[-1] for python, javascript in pairs if python}
+    for python, javascript in twins.items():
+        same = camel_case(python.split(".", 1)[1])
+        assert javascript == NAMED_OTHERWISE.get(python, same)
+
+    sections = re.findall(r"^  // --- (\w+)\.py", tool.SCRIPT.read_text("utf-8"), re.M)
+    assert all((ROOT / "tinygpt" / f"{module}.py").is_file() for module in sections)
+    order = [sections.index(name.split(".")[0]) for name in twins]
+    assert order == sorted(order), "the page, the script and this list go the same way"
+
+
+@pytest.mark.parametrize("name", ["block", "block.Nothing", "nothing.at_all"])
+def test_a_name_that_nothing_has_stops_the_build(name: str) -> None:
+    pytest.importorskip("sphinx", reason="the packages that build the site")
+    tool = load_tool("two_languages")
+    for source in (tool.python_source, tool.javascript_source):
+        with pytest.raises(LookupError, match=r"has no"):
+            source(name)
+
+
+# --- The notebook tool -------------------------------------------------------------
+
+SOURCE = """\
+# %% [markdown]
+# A title
+
+Text with $x$.
+
+# %%
+#| alt: A line that falls.
+#| caption: It falls.
+#| name: fig-falls
+#| tags: hide-input, nbval-ignore-output
+x = 1
+x
+
+# %%
+x = 1
+x
+
+# %%
+x = 1
+x
+"""
+
+
+def test_percent_source_and_notebook_say_the_same() -> None:
+    notebook = notebooks.from_percent(SOURCE)
+    nbformat.validate(notebook)
+    assert notebooks.to_percent(notebook) == SOURCE
+    figure = notebook.cells[1].metadata
+    assert figure["mystnb"]["image"]["alt"] == "A line that falls."
+    assert figure["mystnb"]["figure"] == {"caption": "It falls.", "name": "fig-falls"}
+    assert figure["tags"] == ["hide-input", "nbval-ignore-output"]
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == 4
+    assert ids == [cell.id for cell in notebooks.from_percent(SOURCE).cells]
+
+
+@pytest.mark.parametrize("bad", ["# %% [raw]\n", "# %%\n#| colour: red\nx = 1\n"])
+def test_a_source_that_cannot_be_read_is_refused(bad: str) -> None:
+    with pytest.raises(SystemExit, match=r"cannot read|unknown cell options"):
+        notebooks.from_percent(bad)
+
+
+def test_renew_stores_outputs_and_runs_only_what_is_stale(tmp_path: Path) -> None:
+    path = tmp_path / "01_tokenization.ipynb"
+    nbformat.write(notebooks.from_percent("# %%\nprint(1)\nprint(2)\n3\n"), path)
+    notebooks.renew([path], only_stale=True)
+    first = path.read_text(encoding="utf-8")
+    cell = nbformat.read(path, 4).cells[0]
+    assert cell.execution_count == 1
+    assert cell.outputs[0].text == "1\n2\n"
+    assert cell.outputs[1].data["text/plain"] == "3"
+    assert "execution" not in cell.metadata
+    path.write_text(first.replace('"3"', '"4"', 1), encoding="utf-8")
+    notebooks.renew([path], only_stale=True)  # still fresh, so the 4 stays
+    assert '"4"' in path.read_text(encoding="utf-8")
+    notebooks.renew([path], only_stale=False)
+    assert path.read_text(encoding="utf-8") == first
+
+
+def test_a_failing_chapter_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "01_tokenization.ipynb"
+    nbformat.write(notebooks.from_percent("# %%\n1 / 0\n"), path)
+    with pytest.raises(SystemExit, match=r"01_tokenization.ipynb failed"):
+        notebooks.renew([path], only_stale=False)
+
+
+def test_outputs_depend_on_the_modules_behind_a_chapter() -> None:
+    files = {
+        p.relative_to(ROOT).as_posix()
+        for p in notebooks.behind("06_blocks", "from tinygpt.model.gpt import GPT")
+    }
+    assert {
+        "tinygpt/model/gpt.py",
+        "tinygpt/model/attention.py",
+        "data/README.md",
+    } <= files
+    assert "tinygpt/training/trainer.py" not in files

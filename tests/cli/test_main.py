@@ -1,0 +1,744 @@
+"""cli and options: every command works, and every bad input gets one sentence."""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import COUNTED, ROOT
+from tiny_run import TEXT, assert_same_tensors, exit_code, words
+
+from tinygpt.cli import main as cli
+from tinygpt.cli.arguments import Prepare, Sampling, Tokenize, Train, parse
+from tinygpt.cli.main import main
+from tinygpt.config import PRESETS, FinetuneConfig, GPTConfig, TrainConfig
+from tinygpt.finetuning.run import load_model
+from tinygpt.generation import streaming
+from tinygpt.generation.generate import generate
+from tinygpt.generation.streaming import stream_text
+from tinygpt.text.corpora import CORPORA
+from tinygpt.training.checkpoint import RunFolder, load_run
+
+LOOK = re.compile(
+    r"Step: (\d+) Training Loss: \d\.\d{3} Validation Loss: \d\.\d{3} \| "
+    r"\d\.\d{3} bits per byte \| [\d,]+ tokens/s \| \d+:\d\d left"
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run, runs/first, and its text and vocabulary."""
+    home = tmp_path_factory.mktemp("home")
+    assert exit_code(words(home, "first")) == 0
+    return home
+
+
+@pytest.fixture
+def here(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, as the current folder."""
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # put back at the end
+    return home
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder without runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    return tmp_path
+
+
+# --- Commands ----------------------------------------------------------------------
+
+
+def test_train_prints_looks_and_a_sample(
+    empty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(words(empty, "x", prompt="the", out="runs", dropout=0.0))
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert re.fullmatch(
+        r"runs/x: [\d,]+ parameters, [\d,]+ training and [\d,]+ validation tokens of "
+        r".*text\.txt, cpu, float32",
+        lines[0],
+    )
+    steps = [LOOK.fullmatch(line) for line in lines[1:6]]
+    assert [step and step[1] for step in steps] == ["0", "10", "20", "30", "40"]
+    assert re.match(r"Kept step \d+: \d\.\d{4} bits per byte, perplexity ", lines[6])
+    assert lines[7:10] == ["", "A sample:", ""]
+    assert lines[10].startswith("the")
+    assert lines[-1] == "Saved in runs/x. More: tinygpt generate --run runs/x"
+    assert "x" not in err  # a bar at most
+
+
+def test_train_without_a_name_numbers_its_runs(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = words(here, "", steps=1, out="numbered")
+    at = argv.index("--name")
+    for _ in range(3):
+        main(argv[:at] + argv[at + 2 :])
+    names = {path.name for path in Path("numbered").iterdir()}
+    assert names == {"tiny", "tiny-2", "tiny-3"}
+    capsys.readouterr()
+
+
+def test_resume_without_a_name_takes_the_latest_of_the_preset(here: Path) -> None:
+    for age, name in enumerate(["tiny-2", "tiny", "seed", "mine"]):
+        main(words(here, name, steps=1, out="many"))
+        os.utime(Path("many", name, "run.json"), (age, age))
+    asked = [
+        parse(["train", "--resume", "--out", "many", *more])
+        for more in ([], ["--preset", "tiny"], ["--preset", "seed"], ["--preset=gpt2"])
+    ]
+    assert [args.name for args in asked] == ["mine", "tiny", "seed", None]
+    assert [args.train.steps for args in asked[:3]] == [1, 1, 1]
+    assert asked[-1].model == PRESETS["gpt2"].model
+    args = parse(["train", "--resume", "--out", "many", "--name", "seed", "--lr", "1"])
+    assert (args.name, args.train.lr, args.train.steps) == ("seed", 1.0, 1)
+    assert parse(["train", "--resume", "--out", "no-such-folder"]).name is None
+
+
+def test_a_preset_gives_the_defaults() -> None:
+    args = parse(["train", "--preset", "seed", "--batch-size", "7"])
+    assert args.model == PRESETS["seed"].model
+    assert (args.train.batch_size, args.train.lr) == (7, PRESETS["seed"].train.lr)
+    assert parse(["train"]) == Train()
+
+
+def test_the_presets_that_can_be_typed_are_those_there_are() -> None:
+    (preset,) = (field for field in fields(Train) if field.name == "preset")
+    assert preset.type.__args__ == tuple(PRESETS)
+
+
+def test_train_stopped_by_ctrl_c_says_how_to_go_on(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*words: object) -> None:
+        sys.stdout.write(f"{words[0]}\n")
+        if "Step: 10 " in str(words[0]):
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "say", interrupted)
+        assert exit_code(words(here, "stopped", out="runs")) == 130
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == (
+        "Stopped after step 11. Go on with: tinygpt train --resume --name stopped "
+        "--out runs"
+    )
+    assert RunFolder("runs/stopped").load_last()[1]["step"] == 11
+    assert not Path("runs/stopped/model-ckpt.pt").exists()
+    main([*said.partition("tinygpt ")[2].split(), "--prompt", ""])
+    mine, whole = (
+        torch.load(f"runs/{name}/model-ckpt.pt") for name in ("stopped", "first")
+    )
+    assert_same_tensors(mine, whole)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_train_draws_for_tensorboard(
+    empty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*words(empty, "drawn", steps=1, out="runs"), "--tensorboard"])
+    assert list(Path("runs/drawn").glob("events.out.tfevents.*"))
+    assert "Step: 1 " in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_leaves_the_last_state(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A learning rate of 1e38 does it; what was saved before stays good."""
+    argv = words(here, "wild", head_lr=1e38, logit_softcap=0.0, out="runs")
+    assert exit_code(argv) == 2
+    complaint = capsys.readouterr().err
+    assert re.fullmatch(
+        r"tinygpt: the (training|validation) loss is \w+ at step \d+: try a lower "
+        r"learning rate, .*; the last checkpoint is still good\n",
+        complaint,
+    )
+    model, _, facts = load_run("runs/wild")
+    assert facts["step"] == 0
+    assert all(p.isfinite().all() for p in model.parameters())
+    tensors, facts = RunFolder("runs/wild").load_last()
+    assert all(t.isfinite().all() for t in tensors.values())
+    assert exit_code([*argv, "--resume", "--head-lr", "0.01"]) == 0
+
+
+def test_generate_streams(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each piece is printed before the next token is computed."""
+    seen = []
+
+    def watched(*given: Any) -> Any:
+        for piece in stream_text(*given):
+            yield piece
+            seen.append((piece, capsys.readouterr().out))
+
+    monkeypatch.setattr(streaming, "stream_text", watched)
+    main(["generate", "--prompt", "the", "--max-new-tokens", "9", "--seed", "4"])
+    assert seen[0][1] == "the" + seen[0][0]
+    assert all(shown.endswith(piece) for piece, shown in seen)
+    assert len(seen) > 3
+    assert capsys.readouterr().out == "\n"
+
+
+def test_generate_says_what_the_model_says(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["generate", "--run", "runs/first", "--prompt", "the", "--seed", "4"]
+    argv += ["--max-new-tokens", "20", "--temperature", "0.9", "--top-k", "30"]
+    main([*argv, "--top-p", "0.95"])
+    first = capsys.readouterr().out
+    main([*argv, "--top-p", "0.95", "--no-cache"])
+    assert capsys.readouterr().out == first
+    model, tokenizer, _ = load_run("runs/first")
+    ids = torch.tensor([tokenizer.encode("the")])
+    tokens = generate(model, ids, 20, temperature=0.9, top_k=30, top_p=0.95, seed=4)
+    assert first == f"the{tokenizer.decode([int(t) for t in tokens])}\n"
+    main(["generate", "--run", "runs/first", "--prompt", "the", "--max-new-tokens=0"])
+    assert capsys.readouterr().out == "the\n"
+
+
+def test_generate_stops_at_the_end_of_the_text_and_does_not_print_it(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, tokenizer, _ = load_run("runs/first")
+
+    def short(*_: Any, stop_token: int, **__: Any) -> Iterator[torch.Tensor]:
+        assert stop_token == tokenizer.end_of_text
+        yield from torch.tensor([*tokenizer.encode(" seller"), stop_token])
+
+    monkeypatch.setattr(generation, "generate", short)
+    main(["generate", "--prompt", "the"])
+    assert capsys.readouterr().out == "the seller\n"
+
+
+def test_eval_measures_and_compares(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["eval", "--run", "runs/first"])
+    out = capsys.readouterr().out
+    log = RunFolder("runs/first").read_log()
+    step = int(re.search(r"runs/first, weights of step (\d+)", out)[1])
+    assert step in [line["step"] for line in log]
+    bits = float(re.search(r"bits per byte +(\d\.\d+)", out)[1])
+    if step == 40:  # then the log's last line is of the same weights
+        assert bits == pytest.approx(log[-1]["bits_per_byte"], abs=1e-4)
+    for kind in ("uniform", "unigram", "bigram", "gzip", "xz"):
+        assert re.search(rf"  {kind} +\d+\.\d{{4}}", out)
+    assert re.search(r"word for word in the training\ntext: \d+ words\n  '", out)
+
+    Path("other.txt").write_text("calls the seller " * 60, encoding="utf-8")
+    main(["eval", "--dataset", "other.txt"])
+    assert "validation part of other.txt:" in capsys.readouterr().out
+
+
+def test_tokenize_shows_ids_and_pieces(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["tokenize", "--tokenizer", "small.tiktoken"]
+    main([*argv, "the é"])
+    shown = capsys.readouterr().out
+    lines = shown.splitlines()
+    assert re.fullmatch(r" +\d+  't\w*'", lines[0])
+    assert lines[-2].endswith(r"'\\xa9'")  # half of a character
+    assert lines[-1] == f"{len(lines) - 1} tokens for 6 bytes"
+    monkeypatch.setattr("sys.stdin", io.StringIO("the é"))
+    main(argv)
+    assert capsys.readouterr().out == shown
+
+
+def test_tokenize_trains_a_vocabulary(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["tokenize", "--train-on", "text.txt", "--vocab-size", "270"]
+    main([*argv, "--save", "new.tiktoken"])
+    out = capsys.readouterr().out
+    assert re.fullmatch(r"new\.tiktoken: 270 entries, \d\.\d\d bytes per token\n", out)
+    main(["tokenize", "the", "--tokenizer", "new.tiktoken"])
+    assert capsys.readouterr().out.endswith("tokens for 3 bytes\n")
+
+
+def test_data_lists_and_finds(empty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["data"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(CORPORA)
+    main(["data", "--fetch", "handbook"])
+    assert Path(capsys.readouterr().out.strip()).name == "sales_handbook.txt"
+
+
+def test_a_token_file_is_prepared_and_trained_on_like_its_text(
+    empty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bit for bit; also when it goes on, and when it is measured."""
+    text = words(empty, "text", steps=20, out="runs")
+    main(text)
+    prepared = ["data", "prepare", "text.txt", "--tokenizer", "small.tiktoken"]
+    main([*prepared, "--out", "text.tokens", "--workers", "1"])
+    out = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(
+        r"text\.tokens: [\d,]+ tokens of bpe-283 as uint16, \d\.\d\d bytes per token",
+        out,
+    )
+    main(words(empty, "tokens", steps=20, out="runs", dataset="text.tokens"))
+    main(["train", "--resume", "--name", "tokens", "--steps", "21", "--prompt", ""])
+    main([*text, "--resume", "--steps", "21"])
+    mine, theirs = (RunFolder(f"runs/{n}").load_last()[0] for n in ("tokens", "text"))
+    assert_same_tensors(mine, theirs)
+    capsys.readouterr()
+    main(["eval", "--run", "runs/tokens"])
+    of_file = capsys.readouterr().out.replace("text.tokens", "text.txt")
+    main(["eval", "--run", "runs/tokens", "--dataset", "text.txt"])
+    assert capsys.readouterr().out == of_file
+    for argv, sentence in (
+        (["train", "--dataset", "text.tokens"], "text.tokens holds tokens of bpe-283"),
+        (["train", "--dataset", "gone.tokens"], "cannot read the token file gone"),
+        (["eval", "--dataset", "text.txt.tokens"], "cannot read the token file"),
+        ([*prepared, "--out", "text.tokens"], "text.tokens is there already"),
+        ([*prepared, "--out", "text.bin"], "a token file is called NAME.tokens"),
+        ([*prepared, "--out", "a.tokens", "--workers", "0"], "--workers 0 is out of"),
+    ):
+        assert exit_code(argv) == 2
+        complaint = capsys.readouterr().err
+        assert sentence in complaint
+        assert complaint.count("\n") == 1
+
+
+def test_info_counts_the_presets(
+    empty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["info"])
+    out = capsys.readouterr().out
+    assert f"torch {torch.__version__}" in out
+    assert re.search(r"gpt2 +124,439,808 parameters +context 1024", out)
+    assert all(f"  {name} " in out for name in PRESETS)
+
+
+def test_finetune_and_export_from_the_command_line(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = words(
+        here, "wide", steps=1, context_length=128, preset="pocket", warmup_steps=0
+    )
+    Path("text.txt").write_text(3 * TEXT, encoding="utf-8")
+    main(argv)
+    chats = [
+        [
+            {"role": "user", "content": "the buyer asks"},
+            {"role": "assistant", "content": f"call back {i}"},
+        ]
+        for i in range(12)
+    ]
+    lines = [json.dumps({"messages": chat}) + "\n" for chat in chats]
+    Path("chats.jsonl").write_text("".join(lines), encoding="utf-8")
+    capsys.readouterr()
+    argv = ["finetune", "--model", "runs/wide", "--data", "chats.jsonl"]
+    argv += ["--device", "cpu", "--dtype", "float32", "--batch-size", "2"]
+    main([*argv, "--epochs", "2", "--eval-interval", "2"])
+    out = capsys.readouterr().out
+    assert out.startswith("runs/finetune: runs/wide on chats.jsonl, ")
+    assert "Step: 0 Training Loss: " in out
+    assert "MB of weights." in out
+    assert out.count("before:") == out.count("after:") > 1
+    for bad, sentence in (
+        ([*argv, "--name", "finetune"], "runs/finetune exists"),
+        (["train", "--resume", "--name", "finetune"], "`tinygpt finetune --resume`"),
+        (["eval", "--run", "runs/finetune"], "measure it on by --dataset"),
+    ):
+        assert exit_code(bad) == 2
+        assert sentence in capsys.readouterr().err
+    main(["eval", "--run", "runs/finetune", "--dataset", "text.txt"])
+    assert "validation part of text.txt:" in capsys.readouterr().out
+
+    main(["export", "runs/wide", "--out", "page", "--format", "web"])
+    assert [p.name for p in Path("page").iterdir()] == ["model.js"]
+    capsys.readouterr()
+    main(["export", "runs/wide", "--out", "exported"])
+    assert {p.name for p in Path("exported").iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
+    assert re.match(r"exported: [\d,]+ parameters, \d\.\d MB", capsys.readouterr().out)
+
+
+def test_a_run_of_adapters_is_used_like_any_other(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree("runs/first", "base")
+    argv = ["finetune", "--model", "base", "--data", "text.txt", "--epochs", "1"]
+    argv += ["--device", "cpu", "--dtype", "float32", "--lr", "0.02"]
+    main([*argv, "--lora", "--name", "adapters"])
+    assert "MB of adapters." in capsys.readouterr().out
+    said, sampling = {}, ["--temperature", "0.9", "--seed", "4", "--top-k", "None"]
+    for run in ("runs/first", "runs/adapters"):
+        main(["generate", "--run", run, "--prompt", "the", *sampling])
+        said[run] = capsys.readouterr().out
+    model, tokenizer = load_model("runs/adapters")
+    ids = torch.tensor([tokenizer.encode("the")])
+    tokens = generate(model, ids, 100, temperature=0.9, seed=4)
+    assert said["runs/adapters"] == f"the{tokenizer.decode([int(t) for t in tokens])}\n"
+    assert said["runs/adapters"] != said["runs/first"]
+
+    main(["eval", "--run", "runs/adapters"])
+    out = capsys.readouterr().out
+    assert "validation part of text.txt:" in out
+    best = min(RunFolder("runs/adapters").read_log(), key=lambda r: r["bits_per_byte"])
+    assert f"  bits per byte   {best['bits_per_byte']:8.4f}" in out
+    main(["export", "runs/adapters", "--out", "adapted", "--format", "web"])
+    main([*argv, "--model", "runs/adapters", "--lora", "--name", "twice"])
+
+    shutil.rmtree("base")
+    capsys.readouterr()
+    assert exit_code(["generate", "--run", "runs/adapters"]) == 2
+    err = capsys.readouterr().err
+    assert "runs/adapters holds only adapters, and their base base cannot be" in err
+    shutil.rmtree("runs/adapters")
+    shutil.rmtree("runs/twice")
+
+
+# --- Bad input ---------------------------------------------------------------------
+
+GENERATE = ["generate", "--run", "runs/first"]
+RESUME = ["train", "--name", "first", "--resume"]
+BAD: dict[str, tuple[list[str], str]] = {
+    "no command": ([], "Expected one of {train, generate,"),
+    "unknown command": (["fly"], "Unrecognized options: fly"),
+    "unknown option": (["train", "--wings", "2"], "--wings"),
+    "option without its value": (["train", "--out"], "--out: expected one argument"),
+    "no number": (["train", "--steps", "many"], "Error parsing --steps"),
+    "no number for generate": ([*GENERATE, "--top-k", "few"], "Error parsing --top-k"),
+    "no such choice": (["train", "--schedule", "wave"], "invalid choice 'wave'"),
+    "unknown preset": (["train", "--preset", "huge"], "there is no preset 'huge'"),
+    "unknown dataset": (
+        ["train", "--dataset", "novel"],
+        "file or folder named 'novel'",
+    ),
+    "missing file": (["train", "--dataset", "gone.txt"], "'gone.txt'"),
+    "empty file": (["train", "--dataset", "empty.txt"], "empty.txt is empty"),
+    "binary file": (["train", "--dataset", "binary.txt"], "is not UTF-8 text"),
+    "short text": (["train", "--dataset", "short.txt"], "The text is too short"),
+    "folder without texts": (["train", "--dataset", "nothing"], "holds no text files"),
+    "unknown tokenizer": (["train", "--tokenizer", "t5"], "There is no tokenizer 't5'"),
+    "missing tokenizer": (["train", "--tokenizer", "t.tiktoken"], "t.tiktoken"),
+    "damaged tokenizer": (
+        ["train", "--tokenizer", "binary.txt"],
+        "Line 1 of the token",
+    ),
+    "unknown device": (
+        ["train", "--device", "abacus"],
+        "device 'abacus' cannot be used",
+    ),
+    "no divisor": (
+        ["train", "--d-model", "190", "--n-heads", "6"],
+        "d_model 190 is not divisible by n_heads 6",
+    ),
+    "odd sinusoids": (
+        ["train", "--preset", "seed", "--d-model", "15", "--n-heads", "5"],
+        "sinusoidal positions need an even d_model",
+    ),
+    "odd heads turned": (
+        ["train", "--d-model", "18", "--n-heads", "6"],
+        "rotary positions need an even d_model / n_heads, not 3",
+    ),
+    "bias on a tied head": (["train", "--tie-head", "--head-bias"], "head_bias True"),
+    "vocabulary by hand": (["train", "--vocab-size", "99"], "the tokenizer decides"),
+    "long warm-up": (
+        ["train", "--warmup-steps", "999", "--steps", "300"],
+        "warmup_steps 999 is longer than the run of 300",
+    ),
+    "folder below a file": (["train", "--out", "text.txt"], "cannot write to text.txt"),
+    "name with a slash": (["train", "--name", "a/b"], "'a/b' is no name for a run"),
+    "empty name": (["train", "--name", ""], "'' is no name for a run"),
+    "run that exists": (
+        ["train", "--name", "first"],
+        "exists: go on with it by --resume",
+    ),
+    "another model": ([*RESUME, "--n-heads", "1"], "leave n_heads as it was"),
+    "another text": ([*RESUME, "--dataset", "handbook"], "leave dataset as it was"),
+    "long prompt for training": (
+        ["train", "--prompt", "hello " * 70, "--context-length", "64"],
+        "context holds 64: shorten the --prompt",
+    ),
+    "no run at all": (["generate", "--run", "nowhere"], "there is no run in nowhere"),
+    "no run to evaluate": (["eval", "--run", "nothing"], "there is no run in nothing"),
+    "empty prompt": ([*GENERATE, "--prompt", ""], "the prompt is empty"),
+    "long prompt": ([*GENERATE, "--prompt", TEXT], "context holds 8: shorten"),
+    "unknown text to evaluate": (["eval", "--dataset", "novel"], "named 'novel'"),
+    "unknown text to fetch": (
+        ["data", "--fetch", "novel"],
+        "there is no corpus 'novel'",
+    ),
+    "unknown tokenizer to show": (["tokenize", "a", "--tokenizer", "t5"], "'t5'"),
+    "vocabulary without a place": (["tokenize", "--train-on", "text.txt"], "--save"),
+    "place that is missing": (
+        ["tokenize", "--train-on", "text.txt", "--vocab-size", "260", "--save", "a/b"],
+        "Cannot write the tokenizer a/b",
+    ),
+    "unknown model to tune": (["finetune", "--model", "nowhere"], "nowhere"),
+    "unknown model to export": (["export", "nowhere", "--out", "there"], "nowhere"),
+    "unknown model to talk to": (["chat", "--model", "nowhere"], "nowhere"),
+}
+
+TRAIN_NUMBERS = {
+    "context-length": "0",
+    "d-model": "0",
+    "n-heads": "-2",
+    "n-layers": "0",
+    "d-ff": "0",
+    "dropout": "1.0",
+    "logit-softcap": "-1",
+    "steps": "0",
+    "minutes": "0",
+    "batch-size": "0",
+    "grad-accumulation": "0",
+    "lr": "nan",
+    "embedding-lr": "-0.1",
+    "head-lr": "-0.1",
+    "muon-lr": "inf",
+    "muon-momentum": "1",
+    "muon-steps": "0",
+    "beta1": "-0.5",
+    "beta2": "1.0",
+    "weight-decay": "-1",
+    "warmup-steps": "-1",
+    "decay-fraction": "1.5",
+    "final-lr-fraction": "-0.5",
+    "grad-clip": "-1",
+    "eval-interval": "0",
+    "eval-windows": "0",
+    "checkpoint-interval": "0",
+    "patience": "0",
+    "seed": "-1",
+}
+GENERATE_NUMBERS = {
+    "max-new-tokens": "-1",
+    "temperature": "-0.1",
+    "top-k": "0",
+    "top-p": "1.5",
+    "seed": "-1",
+}
+FINETUNE_NUMBERS = {
+    "epochs": "0",
+    "batch-size": "0",
+    "grad-accumulation": "0",
+    "window": "0",
+    "lr": "-1",
+    "weight-decay": "-1",
+    "warmup-steps": "-1",
+    "grad-clip": "-1",
+    "dropout": "1",
+    "lora-rank": "0",
+    "lora-alpha": "0",
+    "lora-dropout": "-0.1",
+    "eval-interval": "0",
+    "patience": "0",
+    "minutes": "-1",
+    "seed": "-1",
+}
+for kind, numbers in (
+    ("train", TRAIN_NUMBERS),
+    ("generate", GENERATE_NUMBERS),
+    ("chat", GENERATE_NUMBERS),
+    ("finetune", FINETUNE_NUMBERS),
+):
+    for option, number in numbers.items():
+        argv = [kind, f"--{option}", number]
+        BAD[f"{kind} --{option} {number}"] = (argv, option.replace("-", "[-_]"))
+for number in ("256", "4000000"):
+    argv = ["tokenize", "--train-on", "text.txt", "--save", "v", "--vocab-size", number]
+    BAD[f"tokenize --vocab-size {number}"] = (argv, "out of reach")
+
+
+@pytest.mark.parametrize("row", BAD)
+def test_bad_input_gets_one_sentence_and_code_2(
+    row: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("empty.txt").write_text(" \n", encoding="utf-8")
+    Path("short.txt").write_text("too short", encoding="utf-8")
+    Path("binary.txt").write_bytes(bytes(range(256)))
+    Path("nothing").mkdir(exist_ok=True)
+    argv, wanted = BAD[row]
+    before = set(Path("runs").iterdir())
+    assert exit_code(argv) == 2
+    out, err = capsys.readouterr()
+    assert "Step:" not in out
+    pattern = wanted if "[-_]" in wanted else re.escape(wanted)
+    assert re.search(pattern, err), err
+    assert err.startswith("tinygpt: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    assert not re.search(r"\. [A-Z]", err)  # one sentence
+    assert set(Path("runs").iterdir()) == before
+
+
+def test_the_table_covers_every_number_that_can_be_typed() -> None:
+    def numbers(*kinds: type) -> set[str]:
+        return {
+            field.name.replace("_", "-")
+            for kind in kinds
+            for field in fields(kind)
+            if field.type in (int, float, int | None, float | None)
+        }
+
+    assert numbers(GPTConfig, TrainConfig) - {"vocab-size"} == TRAIN_NUMBERS.keys()
+    assert numbers(Sampling) == GENERATE_NUMBERS.keys()
+    assert numbers(FinetuneConfig) == FINETUNE_NUMBERS.keys()
+    assert numbers(Tokenize) == {"vocab-size"}
+    assert numbers(Prepare) == {"workers"}
+
+
+@pytest.mark.parametrize("argv", [["generate"], ["eval"], ["chat"]])
+def test_there_is_no_run_yet(
+    argv: list[str], empty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(argv) == 2
+    assert capsys.readouterr().err == (
+        "tinygpt: there is no run in runs/ yet: train one with `tinygpt train`\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "argv"),
+    [
+        ("best.safetensors", ["generate"]),
+        ("best.safetensors", ["eval"]),
+        ("run.json", ["generate"]),
+        ("tokenizer.tiktoken", ["generate"]),
+        ("last.safetensors", ["train", "--resume", "--prompt", ""]),
+        ("run.json", ["train", "--resume"]),
+    ],
+)
+def test_a_truncated_file_in_a_run(
+    file: str, argv: list[str], empty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(words(empty, "cut", steps=1, out="runs"))
+    capsys.readouterr()
+    path = Path("runs/cut", file)
+    path.write_bytes(path.read_bytes()[:-200])
+    assert exit_code(argv) == 2
+    err = capsys.readouterr().err
+    assert file in err
+    assert err.count("\n") == 1
+
+
+def test_a_tokenizer_that_must_be_fetched_without_a_network(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str) -> None:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr("tiktoken.get_encoding", refuse)
+    assert exit_code(["train", "--tokenizer", "cl100k_base"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("tinygpt: Cannot fetch the tokenizer 'cl100k_base' (Network")
+    assert "use --tokenizer handbook-4k, which needs no network" in err
+
+
+def test_standard_input_that_is_no_text(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", raw)
+    assert exit_code(["tokenize"]) == 2
+    assert capsys.readouterr().err.startswith("tinygpt: standard input is not UTF-8")
+
+
+# --- Ends of another kind ----------------------------------------------------------
+
+
+def test_a_fault_of_ours_keeps_its_traceback(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(*_: object) -> None:
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr("tinygpt.finetuning.run.load_run", faulty)
+    with pytest.raises(ZeroDivisionError, match="a fault"):
+        main(["generate"])
+
+
+def test_ctrl_c_before_training_is_quiet(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tinygpt.finetuning.run.load_run", interrupted)
+    assert exit_code(["generate"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_words_come_from_the_command_line_if_none_are_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tinygpt", "train", "--help"])
+    assert exit_code(None) == 0  # type: ignore[arg-type]
+    out, err = capsys.readouterr()
+    assert err == ""
+    documented = re.sub(r"[│\s]+", " ", out)
+    for kind in (TrainConfig, GPTConfig):
+        for field in fields(kind):
+            assert f"--{field.name.replace('_', '-')}" in documented
+    steps = PRESETS["tiny"].train.steps
+    assert f"Optimizer steps. (default: {steps})" in documented
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=200,
+        check=False,
+    )
+
+
+def test_help_answers_without_loading_torch() -> None:
+    code = """
+import sys
+from tinygpt.cli.main import main
+for words in (["--help"], ["train", "--help"], ["generate", "--help"]):
+    try:
+        main(words)
+    except SystemExit as end:
+        assert not end.code
+heavy = {"torch", "numpy", "tiktoken", "safetensors"} & set(sys.modules)
+sys.exit(f"loaded {heavy}" if heavy else 0)
+"""
+    ended = run(code)
+    assert ended.returncode == 0, ended.stderr
+    assert "Train a small GPT" in ended.stdout
+
+
+def test_a_reader_that_goes_away_ends_the_output_quietly() -> None:
+    """As `tinygpt tokenize ... | head -1` does."""
+    text = "a b " * 2000
+    with subprocess.Popen(
+        [sys.executable, "-m", "tinygpt", "tokenize", text],
+        env={**os.environ, **COUNTED, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(200) == 1

@@ -1,0 +1,319 @@
+"""Fine-tuning: the chat form, the loss mask, packing, and whole runs at small size.
+
+A model of two thin blocks stands in for GPT-2; what is proven does not depend on size.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinygpt.config import FinetuneConfig, GPTConfig
+from tinygpt.errors import UserError
+from tinygpt.finetuning.chat import (
+    IGNORE,
+    PackedBatches,
+    answer,
+    chat_loss,
+    chat_prompt,
+    cut_history,
+    pack,
+    render,
+)
+from tinygpt.finetuning.run import finetune_in, load_model, prepare, set_dropout
+from tinygpt.formats.huggingface import export_gpt2
+from tinygpt.model.gpt import GPT
+from tinygpt.text.bpe_training import train_bpe
+from tinygpt.text.corpora import load_chats
+from tinygpt.training.checkpoint import RunFolder
+
+TOKENIZER = train_bpe("User: Where is it? Assistant: It is on its way. " * 3, 280)
+END = TOKENIZER.end_of_text
+CHAT = [
+    {"role": "user", "content": "Hi there"},
+    {"role": "assistant", "content": "Good day!"},
+    {"role": "user", "content": "Bye"},
+    {"role": "assistant", "content": "See you."},
+]
+
+
+def small_model(**changes: object) -> GPT:
+    base = GPTConfig(
+        vocab_size=280, context_length=64, d_model=12, n_heads=3, n_layers=2
+    )
+    return GPT(replace(base, **changes)).eval()  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    """A small model in GPT-2's format."""
+    export_gpt2(small_model(), TOKENIZER, tmp_path / "base")
+    return str(tmp_path / "base")
+
+
+@pytest.fixture
+def chats(tmp_path: Path) -> str:
+    """Twenty conversations, all of one kind, so that they can be learned at once."""
+    lines = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Where is order {n}?"},
+                {"role": "assistant", "content": "It is on its way."},
+            ]
+        }
+        for n in range(20)
+    ]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return str(path)
+
+
+def test_a_conversation_reads_as_documented() -> None:
+    ids, _ = render(CHAT, TOKENIZER)
+    assert TOKENIZER.decode(ids) == (
+        "User: Hi there\nAssistant: Good day!<|endoftext|>"
+        "User: Bye\nAssistant: See you.<|endoftext|>"
+    )
+
+
+def test_only_the_assistants_tokens_count_token_by_token() -> None:
+    ids, own = render(CHAT, TOKENIZER)
+    expected = [
+        ("User: Hi there\nAssistant:", False),
+        (" Good day!<|endoftext|>", True),
+        ("User: Bye\nAssistant:", False),
+        (" See you.<|endoftext|>", True),
+    ]
+    text, i = "", 0
+    for part, mine in expected:
+        text = ""
+        while text != part:
+            assert own[i] is mine, (part, text)
+            text += TOKENIZER.decode([ids[i]])
+            i += 1
+    assert i == len(ids)
+
+
+def test_an_end_mark_typed_by_a_user_is_plain_text() -> None:
+    ids, own = render([{"role": "user", "content": "<|endoftext|>"}], TOKENIZER)
+    assert END not in ids
+    assert not any(own)
+
+
+def test_training_and_chatting_use_the_same_form() -> None:
+    ids, own = render(CHAT, TOKENIZER)
+    prompt = chat_prompt(CHAT[:3], TOKENIZER)
+    assert ids[: len(prompt)] == prompt
+    assert own[len(prompt)]
+    assert not own[len(prompt) - 1]
+
+
+def test_packed_logits_equal_those_of_each_conversation_alone() -> None:
+    model = small_model()
+    packed = pack([CHAT, CHAT[:2], CHAT[2:]], TOKENIZER, window=64)
+    assert packed.documents.max() >= 1  # some window holds two conversations
+    for ids, targets, documents, positions in zip(*packed[:], strict=True):
+        batch = (t.unsqueeze(0) for t in (ids, documents, positions))
+        one, docs, place = batch
+        from tinygpt.model.masking import document_mask
+
+        together = model(one, mask=document_mask(docs), positions=place)[0]
+        for number in range(int(documents.max()) + 1):
+            here = documents == number
+            alone = model(ids[here].unsqueeze(0))[0]
+            torch.testing.assert_close(together[here], alone, atol=1e-5, rtol=1e-5)
+        assert (targets[documents == -1] == IGNORE).all()
+
+
+def test_a_conversation_cannot_be_seen_from_its_neighbour() -> None:
+    model = small_model()
+    packed = pack([CHAT[:2], CHAT[2:]], TOKENIZER, window=64)
+    ids, targets, documents, positions = packed[:1]
+    assert len(packed) == 1
+    changed = ids.clone()
+    changed[documents == 0] = 7  # another first conversation
+    keep = targets.masked_fill(documents == 0, IGNORE)
+    one = chat_loss(model, ids, keep, documents, positions)
+    other = chat_loss(model, changed, keep, documents, positions)
+    torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+
+
+def test_chat_loss_is_the_mean_over_the_assistants_tokens() -> None:
+    model = small_model()
+    ids, own = render(CHAT[:2], TOKENIZER)
+    logits = model(torch.tensor([ids[:-1]]))[0]
+    by_hand = [
+        -F.log_softmax(logits[i], dim=-1)[ids[i + 1]]
+        for i in range(len(ids) - 1)
+        if own[i + 1]
+    ]
+    packed = pack([CHAT[:2]], TOKENIZER, window=64)
+    loss = chat_loss(model, *packed[:])
+    torch.testing.assert_close(loss, torch.stack(by_hand).mean(), atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(8, 60))
+def test_packing_loses_and_doubles_nothing(sizes: list[int], window: int) -> None:
+    said = [
+        [{"role": "user", "content": "a " * n}, {"role": "assistant", "content": "b"}]
+        for n in sizes
+    ]
+    packed = pack(said, TOKENIZER, window)
+    rendered = [render(chat, TOKENIZER)[0][: window + 1] for chat in said]
+    real = packed.documents >= 0
+    assert int(real.sum()) == sum(len(ids) - 1 for ids in rendered)
+    inputs = sorted(t for ids in rendered for t in ids[:-1])
+    assert sorted(packed.ids[real].tolist()) == inputs
+
+
+def test_batches_take_each_window_once_an_epoch_and_ranks_share_them() -> None:
+    packed = pack(load_chats("support-chats")[:60], TOKENIZER, window=400)
+    n = len(packed)
+    batches = PackedBatches(packed, batch_size=1, seed=3)
+    seen = [tuple(batches.at(step)[0][0].tolist()) for step in range(n)]
+    assert sorted(seen) == sorted(tuple(row.tolist()) for row in packed.ids)
+    double = PackedBatches(packed, batch_size=2, seed=3)
+    both = [batches.at(4, rank, world_size=2)[0] for rank in (0, 1)]
+    assert torch.equal(torch.cat(both), double.at(4)[0])
+
+
+def test_history_is_cut_by_whole_turns() -> None:
+    history = [*CHAT, {"role": "user", "content": "One more thing"}]
+    room = len(chat_prompt(history, TOKENIZER)) - 1
+    assert cut_history(history, TOKENIZER, room) == history[2:]
+    assert cut_history(history, TOKENIZER, room + 1) == history
+    with pytest.raises(UserError, match="fewer words"):
+        cut_history(history, TOKENIZER, room=3)
+
+
+def run_small(config: FinetuneConfig, path: Path, resume: bool = False) -> float:
+    run = prepare(config)
+    looks = list(finetune_in(RunFolder(path), run, resume))
+    return looks[-1].validation.nats_per_token
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_tuned_model_answers_and_stops(
+    folder: str, chats: str, tmp_path: Path, lora: bool
+) -> None:
+    config = FinetuneConfig(
+        model=folder, data=chats, epochs=40.0, batch_size=2, window=64, lr=0.02,
+        dropout=0.0, lora=lora, lora_rank=6, patience=None,
+    )  # fmt: skip
+    before, _ = load_model(folder)
+    after_loss = run_small(config, tmp_path / "run")
+    model, tokenizer = load_model(tmp_path / "run")
+    loss = prepare(config).trainer.evaluate(model, True).nats_per_token
+    first = prepare(config).trainer.evaluate(before, True).nats_per_token
+    assert loss <= after_loss + 1e-4  # the best is kept
+    assert loss < first - (0.1 if lora else 1)
+    if not lora:  # adapters alone cannot teach a random model to speak
+        asked = [{"role": "user", "content": "Where is order 77?"}]
+        text = "".join(answer(model, tokenizer, asked, temperature=0.0))
+        assert text == "It is on its way."
+
+
+def test_lora_saves_adapters_only(folder: str, chats: str, tmp_path: Path) -> None:
+    sizes = {}
+    for lora in (False, True):
+        path = tmp_path / f"run-{lora}"
+        config = FinetuneConfig(
+            model=folder, data=chats, epochs=1.0, window=64, lora=lora, lora_rank=2
+        )
+        run_small(config, path)
+        sizes[lora] = (path / "best.safetensors").stat().st_size
+    assert sizes[True] < sizes[False] / 10
+    assert not (tmp_path / "run-True" / "model-ckpt.pt").exists()
+
+
+def test_a_resumed_run_ends_with_the_same_weights(
+    folder: str, chats: str, tmp_path: Path
+) -> None:
+    config = FinetuneConfig(
+        model=folder, data=chats, epochs=6.0, batch_size=1, window=64, eval_interval=3,
+        patience=None,
+    )  # fmt: skip
+    run_small(config, tmp_path / "whole")
+    broken = finetune_in(RunFolder(tmp_path / "parts"), prepare(config), resume=False)
+    for look in broken:
+        if look.step == 6:
+            break  # as if the process ended here
+    run_small(config, tmp_path / "parts", resume=True)
+    whole, _ = RunFolder(tmp_path / "whole").load_last()
+    parts, _ = RunFolder(tmp_path / "parts").load_last()
+    assert whole.keys() == parts.keys()
+    for name in whole:
+        assert torch.equal(whole[name], parts[name]), name
+
+
+def test_plain_text_trains_too(folder: str, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The cat sat on the mat. " * 200, encoding="utf-8")
+    config = FinetuneConfig(
+        model=folder, data=str(text), epochs=3.0, window=32, lr=0.01, dropout=0.0
+    )
+    run = prepare(config)
+    looks = list(run.trainer.run())
+    assert looks[-1].validation.nats_per_token < looks[0].validation.nats_per_token - 1
+
+
+def test_recomputing_blocks_gives_the_same_gradients() -> None:
+    grads = []
+    for recompute in (False, True):
+        torch.manual_seed(5)
+        model = small_model().train()
+        model.recompute = recompute
+        F.cross_entropy(model(torch.tensor([[3, 1, 2]]))[0], torch.tensor([1, 2, 0]))
+        model(torch.tensor([[3, 1, 2]])).square().mean().backward()
+        grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
+
+
+def test_dropout_is_set_everywhere() -> None:
+    model = small_model(dropout=0.5)
+    set_dropout(model, 0.0)
+    model.train()
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(model(ids), model(ids))
+
+
+def test_scratch_has_the_same_shape_and_other_weights(folder: str, chats: str) -> None:
+    config = FinetuneConfig(model=folder, data=chats, seed=7)
+    tuned, fresh = prepare(config), prepare(replace(config, scratch=True))
+    assert tuned.model.config == fresh.model.config
+    one = tuned.model.token_embedding.weight
+    assert not torch.equal(one, fresh.model.token_embedding.weight)
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [([{"role": "robot", "content": "Hi"}], "unknown role 'robot'")],
+)
+def test_bad_messages(messages: list[dict[str, str]], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        render(messages, TOKENIZER)
+
+
+def test_bad_runs(folder: str, chats: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="longer than the model's context"):
+        prepare(FinetuneConfig(model=folder, data=chats, window=65))
+    one = tmp_path / "one.jsonl"
+    one.write_text(json.dumps({"messages": CHAT}), encoding="utf-8")
+    with pytest.raises(UserError, match="at least 2"):
+        prepare(FinetuneConfig(model=folder, data=str(one)))
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"messages": 3}', encoding="utf-8")
+    with pytest.raises(UserError, match="line 1 is not a chat"):
+        prepare(FinetuneConfig(model=folder, data=str(bad)))
+    with pytest.raises(UserError):
+        prepare(FinetuneConfig(model=str(tmp_path / "nowhere"), data=chats))
+    for change in ({"epochs": 0.0}, {"lora_rank": 0}, {"dropout": 1.0}, {"lr": -1.0}):
+        with pytest.raises(UserError, match=next(iter(change))):
+            FinetuneConfig(**change)  # type: ignore[arg-type]

@@ -1,0 +1,341 @@
+"""generation: sampling against a plain reference, cached equal to uncached, streams."""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tinygpt.config import GPTConfig
+from tinygpt.generation.generate import generate, window_start
+from tinygpt.generation.sampling import next_token_probabilities, sample_next_token
+from tinygpt.generation.streaming import stream_text
+from tinygpt.model.gpt import GPT
+from tinygpt.model.kv_cache import KVCache
+
+B, H, C, V = 2, 3, 18, 23
+
+
+def model(context_length: int, **changes: object) -> GPT:
+    """A GPT with weights large enough that every token matters."""
+    shape = {"vocab_size": V, "d_model": C, "n_heads": H, "n_layers": 1}
+    gpt = GPT(GPTConfig(context_length=context_length, **(shape | changes)))
+    with torch.no_grad():
+        for parameter in gpt.parameters():
+            parameter.normal_(std=0.5)
+    return gpt.double()
+
+
+def text(*arguments: object, **options: object) -> list[list[int]]:
+    """What `generate` yields, as one list of tokens per step."""
+    return [token.tolist() for token in generate(*arguments, **options)]
+
+
+# The distribution.
+
+
+def naive_probabilities(
+    logits: list[float], temperature: float, top_k: int | None, top_p: float | None
+) -> list[float]:
+    """One row, with lists and loops."""
+    ranked = sorted(range(len(logits)), key=lambda i: (-logits[i], i))
+    if temperature == 0:
+        return [float(i == ranked[0]) for i in range(len(logits))]
+    kept = ranked[:top_k]
+    weights = {i: math.exp((logits[i] - logits[ranked[0]]) / temperature) for i in kept}
+    share = {i: weight / sum(weights.values()) for i, weight in weights.items()}
+    if top_p is not None and top_p < 1:
+        nucleus, reached = [], 0.0
+        for i in kept:
+            nucleus.append(i)
+            reached += share[i]
+            assume(abs(reached - top_p) > 1e-9)  # not on the edge of rounding
+            if reached >= top_p:
+                break
+        share = {i: share[i] / reached for i in nucleus}
+    return [share.get(i, 0.0) for i in range(len(logits))]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.one_of(st.integers(-3, 3).map(float), st.floats(-9, 9)),
+        min_size=1,
+        max_size=8,
+    ),
+    st.one_of(st.just(0.0), st.floats(0.05, 5)),
+    st.one_of(st.none(), st.integers(1, 10)),
+    st.one_of(st.none(), st.just(1.0), st.floats(1e-6, 1)),
+)
+def test_probabilities_equal_a_plain_reference(
+    logits: list[float], temperature: float, top_k: int | None, top_p: float | None
+) -> None:
+    expected = naive_probabilities(logits, temperature, top_k, top_p)
+    rows = torch.tensor([logits, logits[::-1]], dtype=torch.float64)
+    row = next_token_probabilities(rows, temperature, top_k, top_p)[0]
+    assert row.tolist() == pytest.approx(expected, abs=1e-9)
+    assert [p > 0 for p in row.tolist()] == [p > 0 for p in expected]
+
+
+LOGITS = torch.log(torch.tensor([[0.1, 0.4, 0.2, 0.3]]))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0.1, 0.4, 0.2, 0.3]),
+        ({"temperature": 0.0}, [0, 1, 0, 0]),
+        ({"temperature": 0.5}, [1 / 30, 16 / 30, 4 / 30, 9 / 30]),  # squares
+        ({"top_k": 1}, [0, 1, 0, 0]),
+        ({"top_k": 2}, [0, 4 / 7, 0, 3 / 7]),
+        ({"top_k": 99}, [0.1, 0.4, 0.2, 0.3]),
+        ({"top_p": 1e-9}, [0, 1, 0, 0]),
+        ({"top_p": 0.39}, [0, 1, 0, 0]),
+        ({"top_p": 0.41}, [0, 4 / 7, 0, 3 / 7]),
+        ({"top_p": 0.8}, [0, 4 / 9, 2 / 9, 3 / 9]),
+        ({"top_p": 1.0}, [0.1, 0.4, 0.2, 0.3]),
+        ({"top_k": 3, "top_p": 0.5}, [0, 4 / 7, 0, 3 / 7]),  # of 4/9, 3/9, 2/9
+    ],
+    ids=str,
+)
+def test_probabilities_by_hand(options: dict, expected: list[float]) -> None:
+    row = next_token_probabilities(LOGITS, **options)[0]
+    assert row.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_of_equal_logits_the_lower_ids_stay() -> None:
+    equal = torch.zeros(1, 5)
+    assert next_token_probabilities(equal, 0.0).tolist() == [[1, 0, 0, 0, 0]]
+    assert next_token_probabilities(equal, top_k=2).tolist() == [[0.5, 0.5, 0, 0, 0]]
+    many = next_token_probabilities(torch.zeros(1, 50_257), top_k=4)
+    assert many[0].nonzero().flatten().tolist() == [0, 1, 2, 3]
+    assert next_token_probabilities(equal, top_p=0.3).tolist() == [[0.5, 0.5, 0, 0, 0]]
+
+
+def test_top_p_of_one_keeps_even_what_rounding_would_lose() -> None:
+    logits = torch.tensor([[40.0, 0.0, 1.0]])  # exp(-40) vanishes beside 1
+    every = next_token_probabilities(logits, top_p=1.0)
+    assert torch.equal(every, next_token_probabilities(logits))
+    assert (every > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"temperature": -0.1}, "temperature must be at least 0, not -0.1"),
+        ({"temperature": math.nan}, "temperature must be at least 0, not nan"),
+        ({"top_k": 0}, "top_k must be at least 1, not 0"),
+        ({"top_p": 0.0}, "top_p must be more than 0 and at most 1, not 0.0"),
+        ({"top_p": 1.1}, "top_p must be more than 0 and at most 1, not 1.1"),
+        ({"top_p": math.nan}, "top_p must be more than 0 and at most 1, not nan"),
+    ],
+    ids=str,
+)
+def test_options_out_of_range(options: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        next_token_probabilities(LOGITS, **{"temperature": 1.0, **options})
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 0.6}, {"top_k": 4}, {"top_p": 0.7}], ids=str
+)
+def test_frequencies_match_the_probabilities(options: dict) -> None:
+    """Chi-square of 20,000 draws; 6 degrees of freedom exceed 28 once in 10,000."""
+    n, logits = 20_000, torch.tensor([[0.3, -1.2, 2.0, 0.0, 1.1, -0.4, 0.9]])
+    generator = torch.Generator().manual_seed(11)
+    draws = sample_next_token(logits.expand(n, 7), **options, generator=generator)
+    counts = torch.bincount(draws, minlength=7).double()
+    expected = n * next_token_probabilities(logits, **options)[0].double()
+    assert (counts[expected == 0] == 0).all()
+    drawn = expected > 0
+    chi_square = ((counts - expected).square() / expected)[drawn].sum().item()
+    assert chi_square < 28
+
+
+# The window past the context.
+
+
+@given(st.integers(1, 40), st.integers(1, 200))
+def test_window_start(context_length: int, n_tokens: int) -> None:
+    start = window_start(n_tokens, context_length)
+    half, seen = max(1, context_length // 2), n_tokens - start
+    assert start % half == 0
+    assert 1 <= seen <= context_length  # it fits
+    if start:
+        assert seen + half > context_length  # and no smaller multiple would
+        assert seen >= context_length // 2
+    else:
+        assert n_tokens <= context_length
+    assert window_start(n_tokens + 1, context_length) - start in (0, half)
+
+
+def naive_generate(gpt: GPT, ids: Tensor, n: int) -> list[list[int]]:
+    """Greedy, with the whole window recomputed for every token."""
+    gpt.eval()
+    tokens = []
+    for _ in range(n):
+        start = window_start(ids.size(1), gpt.config.context_length)
+        token = gpt(ids[:, start:])[:, -1].argmax(dim=-1)
+        tokens.append(token.tolist())
+        ids = torch.cat([ids, token.unsqueeze(1)], dim=1)
+    return tokens
+
+
+CONTEXTS = [1, 2, 3, 8]
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("context_length", CONTEXTS)
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])
+def test_greedy_is_argmax_also_past_the_context(
+    positions: str, context_length: int, use_cache: bool
+) -> None:
+    gpt, n = model(context_length, positions=positions), 2 * context_length + 3
+    for length in {1, context_length}:
+        ids = torch.randint(V, (B, length))
+        ours = text(gpt, ids, n, temperature=0.0, use_cache=use_cache)
+        assert ours == naive_generate(gpt, ids, n)
+
+
+@pytest.mark.parametrize("context_length", CONTEXTS)
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])
+def test_sampled_text_is_the_same_with_and_without_the_cache(
+    positions: str, context_length: int
+) -> None:
+    gpt, n = model(context_length, positions=positions), 2 * context_length + 3
+    ids = torch.randint(V, (B, (context_length + 1) // 2))
+    options = {"temperature": 0.9, "top_k": 15, "top_p": 0.95, "seed": 3}
+    cached = text(gpt, ids, n, **options)
+    assert cached == text(gpt, ids, n, **options, use_cache=False)
+    assert len(cached) == n
+    assert len({token for step in cached for token in step}) > 2
+
+
+# The loop.
+
+
+def test_a_seed_repeats_and_leaves_the_global_generator_alone() -> None:
+    gpt, ids = model(8), torch.randint(V, (B, 3))
+    state = torch.get_rng_state()
+    first = text(gpt, ids, 20, seed=5)
+    free = text(gpt, ids, 20)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(99)
+    assert text(gpt, ids, 20, seed=5) == first
+    assert text(gpt, ids, 20, seed=6) != first
+    assert text(gpt, ids, 20) != free  # without a seed, chance
+
+
+def test_rows_of_a_batch_do_not_touch_each_other() -> None:
+    gpt, ids = model(7), torch.randint(V, (B, 4))
+    together = text(gpt, ids, 16, temperature=0.0)
+    for row in range(B):
+        alone = text(gpt, ids[row : row + 1], 16, temperature=0.0)
+        assert [step[row] for step in together] == [step[0] for step in alone]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mode_is_restored_even_if_nobody_reads_on(training: bool) -> None:
+    gpt, seen = model(8, dropout=0.5).train(training), []
+    gpt.register_forward_hook(
+        lambda module, *_: seen.append((module.training, torch.is_grad_enabled()))
+    )
+    steps = generate(gpt, torch.randint(V, (B, 3)), 5)
+    for _ in range(2):
+        next(steps)
+        assert gpt.training == training
+        assert torch.is_grad_enabled()
+    assert seen == [(False, False)] * 2
+    steps.close()
+    assert gpt.training == training
+
+
+@pytest.mark.parametrize("length", [0, 9])
+def test_a_prompt_must_fit(length: int) -> None:
+    with pytest.raises(ValueError, match=f"needs 1 to 8 tokens, not {length}"):
+        text(model(8), torch.zeros(B, length, dtype=torch.long), 5)
+
+
+class Counting(nn.Module):
+    """Says that the next token is the last one plus 1."""
+
+    config = GPTConfig(vocab_size=V, context_length=5)
+
+    def new_cache(self, batch_size: int) -> KVCache:
+        raise AssertionError("it has no memory")
+
+    def forward(self, ids: Tensor, cache: None) -> Tensor:
+        return 50 * nn.functional.one_hot((ids + 1) % V, V).float()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_that_met_the_stop_token_repeats_it(temperature: float) -> None:
+    options = {"temperature": temperature, "use_cache": False, "stop_token": 9}
+    ids = torch.tensor([[6], [4]])
+    steps = text(Counting(), ids, 20, **options)
+    assert steps == [[7, 5], [8, 6], [9, 7], [9, 8], [9, 9]]  # and then no more
+    assert text(Counting(), ids, 4, **options) == steps[:4]
+    assert text(Counting(), ids, 0, **options) == []
+    del options["stop_token"]
+    assert text(Counting(), ids, 20, **options)[-1] == [3, 1]  # counts on, modulo 23
+
+
+# The stream.
+
+
+class Pieces:
+    """Token i is the i-th piece."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = pieces
+
+    def token_bytes(self, token: int) -> bytes:
+        return self.pieces[token]
+
+
+def streamed(*pieces: bytes) -> list[str]:
+    return list(stream_text(range(len(pieces)), Pieces(*pieces)))
+
+
+@given(st.text())
+def test_a_stream_cut_at_every_byte_never_breaks_a_character(text: str) -> None:
+    pieces = streamed(*(bytes([byte]) for byte in text.encode()))
+    assert pieces == list(text)  # whole characters, as soon as they are whole
+
+
+@given(st.text(), st.lists(st.integers(0, 60)))
+def test_a_stream_cut_anywhere_gives_the_text(text: str, cuts: list[int]) -> None:
+    data = text.encode()
+    ends = sorted(min(cut, len(data)) for cut in cuts)
+    pieces = streamed(
+        *(data[a:b] for a, b in zip([0, *ends], [*ends, len(data)], strict=True))
+    )
+    assert "".join(pieces) == text
+    assert all(pieces)
+
+
+@given(st.lists(st.binary(max_size=3)))
+def test_bytes_that_are_no_text_become_replacement_marks(parts: list[bytes]) -> None:
+    expected = b"".join(parts).decode("utf-8", errors="replace")
+    assert "".join(streamed(*parts)) == expected
+
+
+def test_a_stream_does_not_wait_for_the_end() -> None:
+    taken = []
+
+    def tokens() -> Iterator[int]:
+        for token in range(4):
+            taken.append(token)
+            yield token
+
+    euro = "€".encode()
+    pieces = stream_text(tokens(), Pieces(b"5 ", euro[:1], euro[1:], b"!"))
+    assert next(pieces) == "5 "
+    assert taken == [0]
+    assert next(pieces) == "€"
+    assert taken == [0, 1, 2]
+    assert list(pieces) == ["!"]
+    assert streamed(b"5 ", euro[:2]) == ["5 ", "\N{REPLACEMENT CHARACTER}"]

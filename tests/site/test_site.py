@@ -1,0 +1,266 @@
+"""The built site in a browser, with the network blocked.
+
+Skipped with a message where Chromium or the packages that build the site are missing.
+What it leaves out: what the chapters compute (nbval) and say (`test_book`).
+"""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT, violations
+
+from tinygpt.formats.huggingface import load_gpt2
+from tinygpt.formats.web import export_web
+
+pytest.importorskip("jupyter_book", reason="the packages that build the site")
+pytestmark = pytest.mark.timeout(600)  # the first test builds the site
+
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+PAGES = [TOC["root"]]
+PAGES += [entry["file"] for part in TOC["parts"] for entry in part["chapters"]]
+each_page = pytest.mark.parametrize("name", PAGES)
+
+
+@pytest.fixture(scope="module")
+def site(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built from the stored outputs, every warning an error."""
+    folder = tmp_path_factory.mktemp("site")
+    # Without the collector, which finds little in this short life, a fifth faster.
+    start = "import gc; gc.disable(); from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "build", str(ROOT), "--path-output"]
+    command += [str(folder), "-n", "-W", "--keep-going"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, (built.stdout + built.stderr)[-4000:]
+    return folder / "_build" / "html"
+
+
+class Visit:
+    """One page in a fresh window; what it asked for and complained about."""
+
+    def __init__(
+        self, browser: Any, path: Path, query: str = "", **window: Any
+    ) -> None:
+        window = {"viewport": {"width": 1200, "height": 900}} | window
+        context = browser.new_context(**window)
+        context.set_default_timeout(120_000)
+        self.outside: list[str] = []
+        self.complaints: list[str] = []
+        context.route(re.compile("^(?!file:|data:|blob:)"), self._block)
+        self.page = context.new_page()
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(path.as_uri() + query, wait_until="load")
+
+    def _block(self, route: Any) -> None:
+        self.outside.append(route.request.url)
+        route.abort()
+
+    def _hear(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def close(self) -> None:
+        self.page.context.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Any]:
+    visits = []
+
+    def open_page(path: Path, query: str = "", **window: Any) -> Visit:
+        visits.append(Visit(browser, path, query, **window))
+        return visits[-1]
+
+    yield open_page
+    for one in visits:
+        one.close()
+
+
+def turn(page: Any, scheme: str) -> None:
+    """Show the page as a reader who prefers `scheme` sees it, when all has faded in."""
+    page.emulate_media(color_scheme=scheme)
+    page.wait_for_function(
+        """scheme => document.documentElement.dataset.theme === scheme
+        && document.getAnimations().every((one) => one.playState !== "running")""",
+        arg=scheme,
+    )
+
+
+@each_page
+def test_a_page_stands_alone_and_is_accessible(site: Path, visit, name: str) -> None:
+    path = site / f"{name}.html"
+    here = visit(path, color_scheme="dark")
+    page = here.page
+    if "math notranslate" in path.read_text(encoding="utf-8"):
+        page.wait_for_selector("mjx-container", state="attached")
+        assert page.locator("mjx-merror").count() == 0
+    for box in page.locator(".tinygpt-widget").all():
+        box.locator("svg").wait_for()
+    turn(page, "light")
+    assert here.outside == []
+    assert here.complaints == []  # before axe-core, which reads style sheets
+    assert violations(page) == []
+    if "/api_" not in name:  # they are long, and look like book/api, tried in the dark
+        turn(page, "dark")
+        assert violations(page) == []
+
+
+@each_page
+def test_nothing_overflows_on_a_phone(site: Path, visit, name: str) -> None:
+    page = visit(site / f"{name}.html", viewport={"width": 360, "height": 740}).page
+    page.wait_for_function("document.readyState === 'complete'")
+    width = page.evaluate("document.documentElement.scrollWidth")
+    wide = page.evaluate(
+        """() => [...document.querySelectorAll(".bd-article *")].filter((e) => {
+            const r = e.getBoundingClientRect();
+            if (r.width === 0 || r.right <= window.innerWidth + 1) return false;
+            for (let p = e.parentElement; p; p = p.parentElement)
+              if (getComputedStyle(p).overflowX !== "visible") return false;
+            return true;
+        }).map((e) => e.outerHTML.slice(0, 120))"""
+    )
+    assert width <= 360
+    assert wide == []
+
+
+def test_search_finds_softmax(site: Path, visit) -> None:
+    here = visit(site / "search.html", "?q=softmax")
+    here.page.wait_for_selector("ul.search li a")
+    assert "Glossary" in here.page.inner_text("#search-results")
+    assert here.outside == []
+
+
+def test_links_inside_the_site_lead_somewhere(site: Path) -> None:
+    ids: dict[Path, set[str]] = {}
+    for page in sorted(site.rglob("*.html")):
+        if page.stem.endswith("webpack-macros"):  # the theme's own template
+            continue
+        ids[page] = set(re.findall(r'\sid="([^"]+)"', page.read_text(encoding="utf-8")))
+    broken = []
+    for page in ids:
+        text = page.read_text(encoding="utf-8")
+        for link in set(re.findall(r'\shref="([^"]+)"', text)):
+            if re.match(r"[a-z]+:", link):
+                continue
+            file, _, anchor = link.partition("#")
+            target = (page.parent / file.split("?")[0]).resolve() if file else page
+            if not target.exists() or (
+                anchor and target in ids and anchor not in ids[target]
+            ):
+                broken.append(f"{page.name}: {link}")
+    assert broken == []
+
+
+def test_pages_carry_what_the_outside_wants_to_know(site: Path) -> None:
+    intro = (site / "book" / "intro.html").read_text(encoding="utf-8")
+    for wanted in ('property="og:title"', 'property="og:image"', 'rel="icon"'):
+        assert wanted in intro
+    assert (site / "_static" / "card.png").is_file()
+    sitemap = (site / "sitemap.xml").read_text(encoding="utf-8")
+    assert all(f"{name}.html" in sitemap for name in PAGES)
+
+
+def test_a_reader_meets_the_trained_model(site: Path, visit) -> None:
+    model, tokenizer = load_gpt2("pocket-gpt2")
+    export_web(model, tokenizer, site / "_static" / "models" / "pocket-gpt2")
+    for name in ("book/playground", "chapters/04_attention"):
+        here = visit(site / f"{name}.html", viewport={"width": 360, "height": 740})
+        page, box = here.page, here.page.locator(".tinygpt-playground").first
+        box.get_by_role("button", name="Start pocket-gpt2").click()
+        box.get_by_label("prompt").wait_for()
+        for fold in box.locator("summary").all():
+            fold.click()
+        box.locator(".heard li").first.wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert here.outside == []
+        assert here.complaints == []
+        assert violations(page) == []
+
+
+# --- Widgets, each on a page of its own ---------------------------------------------
+
+
+@pytest.fixture
+def widget(tmp_path: Path, visit):
+    static = (ROOT / "book" / "_static").as_uri()
+
+    def open_widget(name: str) -> Any:
+        page = tmp_path / "page.html"
+        page.write_text(
+            '<!doctype html><html lang="en"><meta charset="utf-8">'
+            f"<title>{name}</title><main><h1>{name}</h1>"
+            f'<div class="tinygpt-widget" data-widget="{name}"></div></main>'
+            f'<script src="{static}/widgets.js"></script>',
+            encoding="utf-8",
+        )
+        here = visit(page)
+        here.page.wait_for_selector(".tinygpt-widget svg")
+        assert violations(here.page) == []
+        assert here.complaints == []
+        return here.page
+
+    return open_widget
+
+
+def test_the_waves_answer_to_keyboard_and_mouse(widget) -> None:
+    page = widget("wavelengths")
+    said = page.locator("output")
+    assert "dimension 12 (sine" in said.inner_text()
+    pair, place = page.get_by_role("slider").all()
+    pair.focus()
+    page.keyboard.press("Home")
+    assert "One wave is 6.3 tokens long" in said.inner_text()
+    assert pair.get_attribute("aria-valuetext") == "0 and 1"
+    page.keyboard.press("End")
+    assert "One wave is 47,117 tokens long" in said.inner_text()
+    box = place.bounding_box()
+    page.mouse.click(box["x"] + 2, box["y"] + box["height"] / 2)
+    assert "At position 0, dimension 62 (sine, solid) holds 0.000" in said.inner_text()
+    assert page.locator("svg").get_attribute("aria-label") == said.inner_text()
+
+
+def test_the_attention_map_answers_to_keyboard_and_mouse(widget) -> None:
+    page = widget("attention")
+    said = page.locator("output")
+    page.locator("svg rect").first.hover()
+    assert "“The” listens to “The” with a weight of 1.00" in said.inner_text()
+    page.mouse.move(0, 0)  # else the cell that scrolls under the mouse is meant
+    page.locator("svg").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowDown")
+    assert "“␣customer” listens to “The”" in said.inner_text()
+    first = said.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert "“␣customer” listens to “␣customer”" in said.inner_text()
+    page.keyboard.press("ArrowRight")  # not into the future
+    assert "“␣customer” listens to “␣customer”" in said.inner_text()
+    page.keyboard.press("ArrowLeft")
+    page.get_by_role("combobox").first.select_option(index=3)
+    assert "(layer 4, head 1)" in said.inner_text()
+    assert said.inner_text() != first
+
+
+def test_the_next_token_answers_to_keyboard_and_mouse(widget) -> None:
+    page = widget("sampling")
+    said = page.locator("output")
+    assert said.inner_text().startswith("4,096 tokens can be chosen.")
+    heat, k, p = page.get_by_role("slider").all()
+    before = said.inner_text()
+    heat.focus()
+    page.keyboard.press("ArrowLeft")
+    assert said.inner_text() != before
+    box = k.bounding_box()
+    page.mouse.click(box["x"] + 2, box["y"] + box["height"] / 2)
+    assert said.inner_text().startswith("1 token can be chosen.")
+    k.focus()
+    page.keyboard.press("End")
+    p.focus()
+    page.keyboard.press("Home")
+    now = int(said.inner_text().split()[0])
+    assert 1 <= now < 50

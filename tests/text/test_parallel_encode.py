@@ -1,0 +1,197 @@
+"""pieces: a text cut into pieces, by one process or two, gives the ids of the whole."""
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import COUNTED
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tinygpt.errors import UserError
+from tinygpt.text import parallel_encode as cutting
+from tinygpt.text.bpe import GPT2_PATTERN
+from tinygpt.text.bpe_training import train_bpe
+from tinygpt.text.corpora import find, load_text
+from tinygpt.text.parallel_encode import encoded, insist_on_lines, pieces
+from tinygpt.text.tokenizer import Tokenizer
+
+# The patterns of gpt2, cl100k_base and o200k_base as tiktoken writes them.
+TAIL = r"\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+CASED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+PATTERNS = {
+    "ours": GPT2_PATTERN,
+    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
+    r"|\s++$|\s+(?!\S)|\s",
+    "cl100k": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
+    rf"| ?[^\s\p{{L}}\p{{N}}]++[\r\n]*+|{TAIL}",
+    "o200k": rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{CASED}"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{CASED}|\p{{N}}{{1,3}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+}
+SOURCE = (
+    "it's the end.\n\nThe buyer's 1234 calls, the seller\n  listens...\n"
+    "a   z\n\n\n \u6f22\u3002\n\u6f22.\r\n\r\n\t\tMuch\u00a0more, again. \n/\n"
+) * 9
+SIGNS = "ab Z9'sdL.?/-\n\n\n\r\t \u00a0\u3000\u0085\u2028"
+SIGNS += "\u0301\u00e9\u6f22\u3002\U0001f600\ufeff"
+
+
+@pytest.fixture(scope="module", params=PATTERNS)
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    return train_bpe(SOURCE, 300, PATTERNS[request.param])
+
+
+def ids_of(name: str, tokenizer: Tokenizer, workers: int = 1) -> tuple[list[int], int]:
+    """All ids by way of pieces, and the bytes of the text."""
+    ids, size = [], 0
+    for piece, (raw, n, length) in encoded(
+        pieces(find(name)), (tokenizer, "uint16"), workers
+    ):
+        ids += np.frombuffer(raw, "<u2").tolist()
+        size += length
+        assert n == len(raw) // 2
+        assert piece.size > 0
+    return ids, size
+
+
+lines = st.lists(
+    st.sampled_from(
+        ["the end.", "", " a", "12", "it's", "/", "\u6f22\u3002", "Z z a b"]
+    )
+)
+nasty = st.one_of(st.text(SIGNS), lines.map("\n".join), lines.map(" \r\n".join))
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(texts=st.lists(nasty, min_size=1, max_size=4), piece=st.integers(1, 12))
+@example(texts=["", "", "\ufeff"], piece=1)  # a file with no text behind its mark
+def test_the_ids_of_the_pieces_are_the_ids_of_the_whole(
+    texts: list[str], piece: int, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Several files, pieces of a few bytes, every kind of white space and sign."""
+    for old in tmp_path.iterdir():
+        old.unlink()
+    for i, text in enumerate(texts):
+        if i % 2:
+            chat = {"messages": [{"role": "user", "content": text}] * 2}
+            raw = "\n\n".join([json.dumps(chat, ensure_ascii=False)] * 3)
+            (tmp_path / f"{i}.jsonl").write_bytes(raw.encode())
+        else:
+            (tmp_path / f"{i}.txt").write_bytes(text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cutting, "PIECE", piece)
+        patch.setattr(cutting, "_WINDOW", 11)
+        try:
+            whole = load_text(str(tmp_path))
+        except UserError:
+            return  # nothing but white space
+        ids, size = ids_of(str(tmp_path), tokenizer)
+    assert ids == tokenizer.encode(whole)
+    assert size == len(whole.encode())
+
+
+@pytest.mark.parametrize(
+    "text", [SOURCE, SOURCE.replace("\n", " "), "\u6f22\u5b57\u3002\n" * 200]
+)
+def test_ordinary_texts_are_cut_where_they_should(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At line ends, and at spaces if there are none; no piece is much too long."""
+    monkeypatch.setattr(cutting, "PIECE", 50)
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    sizes = [piece.size for piece in pieces([tmp_path / "a.txt"])]
+    assert sum(sizes) == len(text.encode())
+    assert len(sizes) > 5
+    assert all(50 <= size < 200 for size in sizes[:-1])
+
+
+def test_many_small_files_make_one_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "PIECE", 40)
+    for i in range(30):
+        (tmp_path / f"{i:02}.txt").write_text(f"text {i:02}\n", encoding="utf-8")
+    made = list(pieces(find(str(tmp_path))))
+    assert [len(piece.parts) for piece in made] == [5, 5, 5, 5, 5, 5]
+    again = list(pieces(find(str(tmp_path)), *made[2].reached))
+    assert again == made[3:]
+
+
+def test_a_pattern_whose_words_cross_lines_is_refused(tokenizer: Tokenizer) -> None:
+    insist_on_lines(tokenizer)
+    crossing = Tokenizer(
+        "wide", {bytes([b]): b for b in range(256)} | {b"a\na": 256}, r"[\s\S]+"
+    )
+    with pytest.raises(UserError, match="wide makes words that cross lines"):
+        insist_on_lines(crossing)
+
+
+def test_much_white_space_goes_to_the_encoder_that_can_take_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = train_bpe(SOURCE, 300)
+    monkeypatch.setattr(cutting, "_BLOCK", 9)
+    monkeypatch.setattr(Tokenizer, "to_tiktoken", overflowing)
+    text = "a" + 20 * " " + "b"
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    assert ids_of(f"{tmp_path}/a.txt", tokenizer) == (tokenizer.encode(text), len(text))
+
+
+def overflowing(tokenizer: Tokenizer) -> object:
+    """Like tiktoken's own at a million spaces."""
+
+    class Rust:
+        encode_ordinary: Callable = staticmethod(
+            lambda text: text if not text else 1 / 0
+        )
+
+    return Rust()
+
+
+# --- Processes ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A text of some forty pieces."""
+    monkeypatch.setattr(cutting, "PIECE", 100)
+    for name, value in COUNTED.items():
+        monkeypatch.setenv(name, value)
+    path = tmp_path / "long.txt"
+    path.write_text(SOURCE * 8, encoding="utf-8")
+    return path
+
+
+def test_two_processes_do_the_same_as_one(long: Path) -> None:
+    tokenizer = train_bpe(SOURCE, 300)
+    assert ids_of(str(long), tokenizer, workers=2) == ids_of(str(long), tokenizer)
+    assert not multiprocessing.active_children()
+
+
+def test_what_is_wrong_in_a_process_is_told(long: Path) -> None:
+    at = long.stat().st_size - 10
+    with long.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\xff")
+    with pytest.raises(UserError, match=f"not UTF-8 text .byte 0xff at offset {at}"):
+        ids_of(str(long), train_bpe(SOURCE, 300), workers=2)
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_that_is_killed_is_told(long: Path) -> None:
+    encoder = (train_bpe(SOURCE, 300), "uint16")
+    todo = encoded(pieces([long]), encoder, workers=2)
+    next(todo)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    with pytest.raises(UserError, match="has ended, maybe for want of memory"):
+        list(todo)

@@ -1,0 +1,524 @@
+"""The tokenizer against its slow twins, against tiktoken, and on bad input."""
+
+import base64
+import hashlib
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+import tiktoken
+import tiktoken.load
+import tiktoken.registry
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinygpt.errors import UserError
+from tinygpt.files import shipped
+from tinygpt.text import tokenizer as tk
+from tinygpt.text.bpe import END_OF_TEXT, GPT2_PATTERN, merge_steps, merge_word
+from tinygpt.text.bpe_training import naive_train_bpe, train_bpe
+from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
+
+FACTS = {  # the same ids stand in the reference file, if it is there
+    "gpt2": [14126, 352, 25, 11819, 36962, 419, 290, 6790, 870],
+    "cl100k_base": [26072, 220, 16, 25, 17283, 23097, 403, 323, 17013, 1711],
+}
+FACT = "Chapter 1: Building Rapport and Capturing"
+
+# Any text, and texts dense in what the patterns treat specially: spaces of all kinds,
+# contractions, digits, ligatures of case (long s), joiners, signs of several bytes.
+texts = st.one_of(
+    st.text(),
+    st.text(
+        " \n\r\t\u00a0\u3000\u200b\u0085\x1c'sStTlLvVrRdDmM\u017f\u212a12\u0663.!-"
+    ),
+    st.lists(
+        st.sampled_from(["the", "sell", "'s", "'re", "", "\n\n", "12345", "<|", "é漢"])
+    ).map(" ".join),
+)
+any_str = st.text(st.characters(exclude_categories=()))  # surrogates too
+
+
+@pytest.fixture(scope="module")
+def handbook() -> Tokenizer:
+    return get_tokenizer("handbook-4k")
+
+
+@pytest.fixture(scope="module")
+def handbook_text() -> str:
+    return shipped("sales_handbook.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def rust(handbook: Tokenizer) -> tiktoken.Encoding:
+    return handbook.to_tiktoken()
+
+
+@pytest.fixture
+def openai(shared_dir: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tokenizer]:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared_dir / "tiktoken_cache"))
+    return {name: get_tokenizer(name) for name in FACTS}
+
+
+def tiny(**changes: object) -> Tokenizer:
+    """A tokenizer of 256 bytes, three merges and one special token."""
+    made = train_bpe("banana banana", 260)
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+# --- Training ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "vocab_size"),
+    [
+        ("low low low low low lower lower newest newest newest widest widest", 271),
+        ("ab cd ef gh ab cd ef gh", 265),  # nothing but ties
+        ("aaaaaaaaaaa aaaa aaaaa", 262),  # pairs that overlap themselves
+        ("größer als größer, 漢字 漢字 漢 🙂🙂 🙂", 279),
+        ("  \n\n  \n 11 111 1111\t\t", 263),
+    ],
+)
+def test_both_trainers_learn_the_same(text: str, vocab_size: int) -> None:
+    fast, naive = train_bpe(text, vocab_size), naive_train_bpe(text, vocab_size)
+    assert list(fast.ranks.items()) == list(naive.ranks.items())
+    assert fast.special_tokens == naive.special_tokens == {END_OF_TEXT: vocab_size - 1}
+    assert fast.vocab_size == naive.vocab_size == vocab_size == len(fast.ranks) + 1
+
+
+def test_both_trainers_learn_the_same_from_the_handbook(handbook_text: str) -> None:
+    text = handbook_text[:3000]
+    assert train_bpe(text, 350).ranks == naive_train_bpe(text, 350).ranks
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text(" abc\n'sé", min_size=20), st.integers(257, 262))
+def test_both_trainers_learn_the_same_or_refuse_alike(text: str, size: int) -> None:
+    outcomes = []
+    for train in (train_bpe, naive_train_bpe):
+        try:
+            outcomes.append(str(train(text, size).ranks))
+        except UserError as error:
+            outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_the_most_frequent_pair_is_merged_first_and_ties_go_to_low_ids() -> None:
+    # "zz" occurs twice, all else once; then " a" (32, 97) comes before "ab" (97, 98).
+    assert train_bpe("zz zz ab", 259).merges() == [(b"z", b"z"), (b" ", b"a")]
+
+
+def test_special_tokens_come_last_in_their_order() -> None:
+    made = train_bpe("ab ab", 259, special_tokens=("<|a|>", "<|b|>"))
+    assert made.special_tokens == {"<|a|>": 257, "<|b|>": 258}
+    assert made.end_of_text is None
+    assert made.ranks[b"ab"] == 256
+
+
+def test_another_pattern_makes_other_words() -> None:
+    made = train_bpe("a a a a", 259, pattern=r"[\s\S]+")  # the whole text is one word
+    assert made.merges() == [(b" ", b"a"), (b" a", b" a")]
+    assert made.encode("a a a") == [97, 257]
+
+
+@pytest.mark.parametrize("train", [train_bpe, naive_train_bpe])
+@pytest.mark.parametrize(
+    ("text", "size", "numbers"),
+    [
+        ("abc", 300, ("300", "259")),
+        ("", 300, ("300", "257")),
+        ("x", 256, ("256", "257")),
+    ],
+)
+def test_a_size_out_of_reach_is_refused(
+    train: Callable[[str, int], Tokenizer],
+    text: str,
+    size: int,
+    numbers: tuple[str, str],
+) -> None:
+    with pytest.raises(UserError, match=".*".join(numbers)):
+        train(text, size)
+
+
+def test_the_shipped_vocabulary_is_what_training_gives(
+    handbook: Tokenizer, handbook_text: str, tmp_path: Path
+) -> None:
+    made = train_bpe(handbook_text[: len(handbook_text) * 9 // 10], 4096)
+    made.name = "handbook-4k"
+    made.save(tmp_path / "handbook-4k.tiktoken")
+    expected = shipped("handbook-4k.tiktoken").read_bytes().replace(b"\r", b"")
+    assert (tmp_path / "handbook-4k.tiktoken").read_bytes() == expected
+    assert handbook.vocab_size == 4096
+    assert handbook.end_of_text == 4095
+
+
+def test_the_shipped_vocabulary_has_not_seen_the_validation_split(
+    handbook: Tokenizer, handbook_text: str
+) -> None:
+    ids = handbook.encode(handbook_text)
+    trained_on = len(handbook_text) * 9 // 10
+    assert len(handbook.decode(ids[: len(ids) * 9 // 10])) > trained_on
+
+
+# --- Encoding ---------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(texts)
+def test_encode_equals_tiktoken(
+    handbook: Tokenizer, rust: tiktoken.Encoding, text: str
+) -> None:
+    assert handbook.encode(text) == rust.encode_ordinary(text)
+    marked = f"{text}<|endoftext|> {text}<|endoftext|>"
+    assert handbook.encode(marked) == rust.encode_ordinary(marked)
+    assert handbook.encode(marked, allow_special=True) == rust.encode(
+        marked, allowed_special="all"
+    )
+
+
+@settings(deadline=None)
+@given(any_str)
+def test_surrogates_follow_tiktokens_rule(
+    handbook: Tokenizer, rust: tiktoken.Encoding, text: str
+) -> None:
+    assert handbook.encode(text) == rust.encode_ordinary(text)
+
+
+def test_a_surrogate_pair_becomes_its_character(handbook: Tokenizer) -> None:
+    assert handbook.decode(handbook.encode("\ud83d\ude42 \ud83d")) == "🙂 \ufffd"
+
+
+def test_the_handbook_encodes_as_in_tiktoken(
+    handbook: Tokenizer, rust: tiktoken.Encoding, handbook_text: str
+) -> None:
+    assert handbook.encode(handbook_text) == rust.encode_ordinary(handbook_text)
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_openai_vocabularies_encode_as_in_tiktoken(
+    name: str, openai: dict[str, Tokenizer], shared_dir: Path
+) -> None:
+    ours = openai[name]
+    rust = tiktoken.get_encoding(name)
+    assert ours.vocab_size == rust.n_vocab
+    assert ours.end_of_text == rust.eot_token
+
+    @settings(deadline=None)
+    @given(texts)
+    def check(text: str) -> None:
+        assert ours.encode(text) == rust.encode_ordinary(text)
+
+    check()
+    facts = json.loads((shared_dir / "facts/reference.json").read_text("utf-8"))
+    assert ours.encode(FACT) == FACTS[name] == facts[f"{name}_ids"][FACT]
+    assert ours.decode(FACTS[name]) == FACT
+
+
+def test_ids_in_a_gap_decode_to_the_replacement_character(
+    openai: dict[str, Tokenizer],
+) -> None:
+    assert openai["cl100k_base"].decode([100256, 100276]) == "\ufffd<|endofprompt|>"
+
+
+@settings(deadline=None)
+@given(texts)
+def test_bytes_round_trip(handbook: Tokenizer, text: str) -> None:
+    ids = handbook.encode(text)
+    assert handbook.decode_bytes(ids) == text.encode("utf-8")
+    assert handbook.decode(ids) == text
+    assert b"".join(map(handbook.token_bytes, ids)) == text.encode("utf-8")
+
+
+def test_a_full_cache_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tk, "_CACHED_WORDS", 1)
+    made = tiny()
+    assert made.encode("banana banana") == tiny().encode("banana banana")
+    assert len(made._cache) == 1
+
+
+def test_half_a_character_decodes_to_the_replacement_character() -> None:
+    assert tiny().decode([0xC3]) == "\ufffd"
+    assert tiny().decode([0xC3, 0xA9]) == "é"
+
+
+def test_special_tokens_are_text_unless_allowed(handbook: Tokenizer) -> None:
+    text = "sold<|endoftext|>Chapter"
+    plain, special = handbook.encode(text), handbook.encode(text, allow_special=True)
+    assert handbook.end_of_text not in plain
+    assert special == [*handbook.encode("sold"), 4095, *handbook.encode("Chapter")]
+    assert handbook.decode(plain) == handbook.decode(special) == text
+
+
+def test_the_longest_special_token_wins() -> None:
+    made = train_bpe("", 258, special_tokens=("<|a", "<|a|>"))
+    assert made.encode("<|a|><|a", allow_special=True) == [257, 256]
+
+
+def test_no_special_tokens_at_all() -> None:
+    made = train_bpe("ab", 257, special_tokens=())
+    assert made.encode("<|endoftext|>ab", allow_special=True)[-1] == 256
+
+
+@pytest.mark.parametrize("bad", [-1, 260, 1 << 40])
+def test_an_id_outside_the_vocabulary_is_refused(bad: int) -> None:
+    with pytest.raises(UserError, match=f"{bad} .* 0 to 259"):
+        tiny().decode([97, bad])
+
+
+# --- Merges -----------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.text("abn").map(str.encode) | st.binary())
+def test_the_heap_reaches_the_last_of_the_plain_steps(word: bytes) -> None:
+    ranks = train_bpe("banana nab bananas abba baaan naan", 270).ranks
+    assert merge_word(word, ranks, 270) == merge_steps(word, ranks)[-1]
+
+
+def test_merge_steps_shows_every_state() -> None:
+    assert tiny().merges() == [(b"a", b"n"), (b"b", b"an"), (b"an", b"a")]
+    assert merge_steps(b"banan", tiny().ranks) == [
+        [b"b", b"a", b"n", b"a", b"n"],
+        [b"b", b"an", b"a", b"n"],  # the leftmost of two
+        [b"b", b"an", b"an"],
+        [b"ban", b"an"],
+    ]
+    assert merge_steps(b"", tiny().ranks) == [[]]
+
+
+def test_a_very_long_word_is_no_trouble(
+    handbook: Tokenizer, rust: tiktoken.Encoding
+) -> None:
+    word = "salesperson" * 2_000
+    assert handbook.encode(word) == rust.encode_ordinary(word)
+
+
+def test_merges_make_the_ranks(handbook: Tokenizer) -> None:
+    made = [bytes([b]) for b in range(256)]
+    made += [a + b for a, b in handbook.merges()]
+    assert {token: rank for rank, token in enumerate(made)} == handbook.ranks
+
+
+def test_gpt2s_merges_are_those_of_its_own_file(
+    openai: dict[str, Tokenizer], shared_dir: Path
+) -> None:
+    key = hashlib.sha1(tk.OPENAI_FILES["gpt2"][0].encode()).hexdigest()
+    file = (shared_dir / "tiktoken_cache" / key).read_text("utf-8")
+    theirs = [line.split() for line in file.splitlines()[1:4001]]
+    first = {t: rank for t, rank in openai["gpt2"].ranks.items() if rank < 256 + 4000}
+    ours = Tokenizer("first", first).merges()
+    assert len(ours) == len(theirs) == 4000
+    # GPT-2's file writes bytes as printable signs; ASCII ones stand for themselves.
+    plain = [(i, a, b) for i, (a, b) in enumerate(theirs) if (a + b).isascii()]
+    assert len(plain) > 1000
+    assert [ours[i] for i, _, _ in plain] == [
+        (a.encode(), b.encode()) for _, a, b in plain
+    ]
+
+
+def test_entries_without_a_merge_are_told() -> None:
+    ranks = {bytes([b]): b for b in range(256)} | {b"abc": 256}
+    made = Tokenizer("odd", ranks)
+    assert made.encode("abc") == [256]  # as tiktoken has it
+    with pytest.raises(UserError, match=r"Entry 256 .*'odd'"):
+        made.merges()
+
+
+# --- Files ------------------------------------------------------------------------
+
+
+def test_save_and_load_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "mine.tiktoken"
+    made = tiny(name="mine")
+    made.save(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.tiktoken"]
+    assert Tokenizer.load(path) == get_tokenizer(path) == made
+    assert path.read_bytes().splitlines()[97] == b"YQ== 97"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "other"},
+        {"pattern": r"\S+|\s+"},
+        {"special_tokens": {"<|é|>": 300}},
+        {},
+    ],
+)
+def test_what_the_format_cannot_hold_goes_beside_it(
+    changes: dict[str, object], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.tiktoken"
+    made = tiny(name="other")
+    made.save(path)  # leaves a JSON file that the next save renews or removes
+    made = tiny(**{"name": "mine", **changes})
+    made.save(path)
+    loaded = Tokenizer.load(path)
+    assert (loaded.name, loaded.pattern) == (made.name, made.pattern)
+    assert loaded.special_tokens == made.special_tokens
+    assert path.with_suffix(".json").exists() == bool(changes)
+
+
+def test_tiktoken_reads_what_we_save(tmp_path: Path) -> None:
+    tiny().save(tmp_path / "mine.tiktoken")
+    read = tiktoken.load.load_tiktoken_bpe(str(tmp_path / "mine.tiktoken"))
+    assert read == tiny().ranks
+
+
+def line(token: bytes, rank: object) -> bytes:
+    return base64.b64encode(token) + f" {rank}\n".encode()
+
+
+BYTES = b"".join(line(bytes([b]), b) for b in range(256))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "single byte 0x00"),
+        (b"\x00\x80\xff" * 99, "Line 1 "),
+        (b"\n" + BYTES, "Line 1 "),
+        (BYTES[:1001], "Line 124 "),
+        (BYTES[: 10 * 7 + 90 * 8 + 100 * 9], "single byte 0xc8"),
+        (BYTES + b"YWI= 2", "Line 257 .* 256, not b'YWI= 2'"),
+        (BYTES + b"YW*I= 256", "Line 257 "),
+        (BYTES + b"YWI=", "Line 257 "),
+        (BYTES + b" 256", "Line 257 "),
+        (BYTES + line(b"ab", 256) + line(b"ab", 257), "Line 258 .*new token"),
+        (BYTES + line(b"ab", 256) + line(b"bc", 256), "Line 258 "),
+        (BYTES + line(b"ab", 257), "Line 257 "),
+        (BYTES + line(b"ab", "257.0"), "Line 257 "),
+        (BYTES.replace(line(b"a", 97), line(b"ab", 97)), "single byte 0x61"),
+    ],
+)
+def test_a_bad_file_is_refused(content: bytes, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.tiktoken").write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        Tokenizer.load(tmp_path / "bad.tiktoken")
+
+
+def test_line_ends_of_windows_are_accepted(tmp_path: Path) -> None:
+    (tmp_path / "crlf.tiktoken").write_bytes(BYTES.replace(b"\n", b"\r\n"))
+    assert Tokenizer.load(tmp_path / "crlf.tiktoken").vocab_size == 257
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "{}", "[1, 2, 3]", "\ud800", '{"name": 1, "pattern": 2}'),
+        '{"name": "a", "pattern": "b", "special_tokens": {"<|x|>": "one"}}',
+        '{"name": "a", "pattern": "b", "special_tokens": 3}',
+    ],
+)
+def test_a_strange_file_beside_it_is_refused_and_kept(
+    content: str, tmp_path: Path
+) -> None:
+    beside = tmp_path / "mine.json"
+    beside.write_bytes(content.encode("utf-8", "surrogatepass"))
+    (tmp_path / "mine.tiktoken").write_bytes(BYTES)
+    with pytest.raises(UserError, match=r"mine\.json should hold"):
+        Tokenizer.load(tmp_path / "mine.tiktoken")
+    with pytest.raises(UserError, match=r"mine\.json should hold"):
+        tiny(name="mine").save(tmp_path / "mine.tiktoken")
+    assert beside.read_bytes() == content.encode("utf-8", "surrogatepass")
+
+
+@pytest.mark.parametrize("pattern", ["(", "(a)|b"])
+def test_a_bad_pattern_is_refused(pattern: str) -> None:
+    with pytest.raises(UserError, match="pattern"):
+        train_bpe("ab", 257, pattern=pattern)
+
+
+def test_one_id_for_two_tokens_is_refused() -> None:
+    with pytest.raises(UserError, match="one id to two tokens"):
+        Tokenizer("twice", tiny().ranks, GPT2_PATTERN, {END_OF_TEXT: 258})
+
+
+def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Cannot read .*none\.tiktoken"):
+        get_tokenizer(tmp_path / "none.tiktoken")
+    with pytest.raises(UserError, match="Cannot read"):
+        Tokenizer.load(tmp_path)
+
+
+def test_an_interrupted_save_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine.tiktoken"
+    tiny(name="mine").save(path)
+    before = path.read_bytes()
+
+    def disk_full(self: Path, content: bytes) -> int:
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", disk_full)
+    with pytest.raises(UserError, match=r"Cannot write .*No space left"):
+        train_bpe("other words", 259).save(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.tiktoken"]
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Cannot write"):
+        tiny().save(tmp_path / "absent" / "mine.tiktoken")
+
+
+# --- Names ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gpt3", "", "handbook"])
+def test_an_unknown_name_lists_the_names(name: str) -> None:
+    with pytest.raises(UserError, match="handbook-4k, gpt2, cl100k_base, o200k_base"):
+        get_tokenizer(name)
+
+
+def no_network(*args: object, **kwargs: object) -> None:
+    raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+
+def junk(url: str) -> requests.Response:
+    answer = requests.Response()
+    answer.status_code, answer._content = 200, b"Please log in to this network"
+    return answer
+
+
+def not_found(url: str) -> requests.Response:
+    answer = requests.Response()
+    answer.status_code, answer.url = 404, url
+    return answer
+
+
+@pytest.mark.parametrize("name", tk.OPENAI_FILES)
+@pytest.mark.parametrize(
+    ("target", "fault", "reason"),
+    [
+        ("socket.getaddrinfo", no_network, "name resolution"),
+        ("requests.get", junk, "Hash mismatch"),
+        ("requests.get", not_found, "404"),
+    ],
+)
+def test_a_failed_download_says_what_to_do(
+    name: str,
+    target: str,
+    fault: Callable[..., object],
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})  # forget what is loaded
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(target, fault)
+    with pytest.raises(UserError) as caught:
+        get_tokenizer(name)
+    sentence = str(caught.value)
+    for url in tk.OPENAI_FILES[name]:
+        assert f"{url} as {hashlib.sha1(url.encode()).hexdigest()}" in sentence
+    for part in (reason, "TIKTOKEN_CACHE_DIR", "--tokenizer handbook-4k"):
+        assert part in sentence
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,482 @@
+"""trainer: its steps are those of a plain loop, and a stopped run goes on exactly."""
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tiny_run import assert_same_tensors
+from torch import Tensor, nn
+
+from tinygpt.config import TrainConfig
+from tinygpt.errors import UserError
+from tinygpt.runtime.distributed import World
+from tinygpt.text.dataset import Batches
+from tinygpt.training import trainer as trainer_module
+from tinygpt.training.evaluation import Evaluation, cross_entropy
+from tinygpt.training.schedule import lr_factor
+from tinygpt.training.trainer import Look, Trainer
+
+VOCAB_SIZE, CONTEXT, WIDTH = 11, 5, 6
+CONFIG = TrainConfig(
+    steps=12, batch_size=4, eval_interval=4, lr=0.01, device="cpu", dtype="float32"
+)
+
+
+def tiny_model(dropout: float = 0.0) -> nn.Module:
+    """Any module will do: the trainer knows no GPT."""
+    torch.manual_seed(5)
+    return nn.Sequential(
+        nn.Embedding(VOCAB_SIZE, WIDTH),
+        nn.Dropout(dropout),
+        nn.Linear(WIDTH, 3 * WIDTH),
+        nn.LayerNorm(3 * WIDTH),
+        nn.ReLU(),
+        nn.Linear(3 * WIDTH, VOCAB_SIZE),
+    )
+
+
+def batches(batch_size: int = 4) -> Batches:
+    torch.manual_seed(6)
+    return Batches(torch.randint(VOCAB_SIZE, (150,)), CONTEXT, batch_size, seed=7)
+
+
+def first_batch_loss(model: nn.Module, whole: bool) -> Evaluation:
+    """An evaluation that depends on the weights."""
+    model.eval()
+    with torch.no_grad():
+        return Evaluation(cross_entropy(model, *batches().at(99)).item(), 20, 60)
+
+
+def make(
+    config: TrainConfig = CONFIG, model: nn.Module | None = None, **other: Any
+) -> Trainer:
+    parts: dict[str, Any] = {"batches": batches(), "evaluate": first_batch_loss}
+    return Trainer(model or tiny_model(), config=config, **(parts | other))
+
+
+def says(losses: Iterator[float]) -> Callable[[nn.Module, bool], Evaluation]:
+    """An evaluation that returns these losses, one after the other."""
+    return lambda model, whole: Evaluation(next(losses), 20, 60)
+
+
+# --- The steps ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("final", [0.0, 0.1])
+def test_training_equals_a_plain_loop(final: float) -> None:
+    """AdamW with decay on matrices and CosineAnnealingLR, both PyTorch's; 1e-6."""
+    config = replace(
+        CONFIG, schedule="cosine", final_lr_fraction=final, weight_decay=0.3
+    )
+    trainer = make(config)
+    looks = list(trainer.run())
+
+    model = tiny_model()
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": 0.3},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=0.01,
+        betas=(config.beta1, config.beta2),
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, T_max=12, eta_min=0.01 * final
+    )
+    losses = []
+    for step in range(12):
+        loss = cross_entropy(model, *batches().at(step))
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    for mine, plain in zip(trainer.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(mine, plain, atol=1e-6, rtol=1e-5)
+    seen = [look.training_loss for look in looks[1:]]
+    wanted = [sum(losses[i : i + 4]) / 4 for i in (0, 4, 8)]
+    assert seen == pytest.approx(wanted, abs=1e-6)
+    assert looks[0].training_loss == pytest.approx(losses[0], abs=1e-6)
+
+
+def test_the_learning_rate_follows_warm_up_and_decay() -> None:
+    """All peaks are scaled alike: 1/3, 2/3, 1, then down a line to a tenth."""
+    config = replace(
+        CONFIG,
+        optimizer="muon",
+        warmup_steps=3,
+        schedule="linear",
+        final_lr_fraction=0.1,
+        muon_lr=0.5,
+    )
+    trainer, seen = make(config), []
+    for optimizer in trainer.optimizers:
+        optimizer.register_step_pre_hook(
+            lambda o, *_: seen.append(o.param_groups[0]["lr"])
+        )
+    list(trainer.run())
+    factors = [1 / 3, 2 / 3, 1.0] + [1 - 0.9 * i / 9 for i in range(9)]
+    factors[3] = 1.0
+    assert seen[::2] == pytest.approx([0.01 * f for f in factors])
+    assert seen[1::2] == pytest.approx([0.5 * f for f in factors])
+
+
+def test_accumulation_equals_the_bigger_batch() -> None:
+    """Two rounds of 3 windows step as one of 6 does, to rounding (1e-5)."""
+    two = make(replace(CONFIG, grad_accumulation=2), batches=batches(3))
+    one = make(CONFIG, batches=batches(6))
+    for mine, theirs in zip(two.run(), one.run(), strict=True):
+        if mine.step:  # at step 0 each looks at its own first batch
+            assert mine.training_loss == pytest.approx(theirs.training_loss, abs=1e-5)
+    for mine, theirs in zip(
+        two.model.parameters(), one.model.parameters(), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_gradients_are_clipped_before_the_step(clip: float) -> None:
+    trainer, norms = make(replace(CONFIG, grad_clip=clip)), []
+
+    def measure(*_: object) -> None:
+        parts = [
+            p.grad.norm() for p in trainer.model.parameters() if p.grad is not None
+        ]
+        norms.append(torch.stack(parts).norm().item())
+
+    trainer.optimizers[0].register_step_pre_hook(measure)
+    list(trainer.run())
+    assert len(norms) == 12
+    if clip:
+        assert norms == pytest.approx([clip] * 12, rel=1e-4)
+    else:
+        assert min(norms) > 0.05
+
+
+def test_bfloat16_is_used_in_the_forward_pass_and_nowhere_else() -> None:
+    seen: set[tuple[bool, torch.dtype]] = set()
+    trainer = make(replace(CONFIG, dtype="bfloat16", optimizer="muon"))
+    trainer.model[2].register_forward_hook(
+        lambda module, _, out: seen.add((module.training, out.dtype))
+    )
+    looks = list(trainer.run())
+    assert seen == {(True, torch.bfloat16), (False, torch.float32)}
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    assert looks[-1].training_loss < looks[0].training_loss
+
+
+def test_the_compiled_model_takes_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Compiled(nn.Module):
+        """Stands where torch.compile's result would stand."""
+
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: Tensor) -> Tensor:
+            """Count, and do the same."""
+            calls.append(ids.shape)
+            return self.model(ids)
+
+    monkeypatch.setattr(torch, "compile", Compiled)
+    compiled, plain = make(replace(CONFIG, compile=True)), make()
+    list(compiled.run())
+    list(plain.run())
+    assert calls == [(4, CONTEXT)] * 12
+    assert_same_tensors(compiled.model.state_dict(), plain.model.state_dict())
+
+
+def test_chance_is_a_function_of_the_step_alone() -> None:
+    """What others draw in between does not change the run."""
+    quiet = make(model=tiny_model(dropout=0.4))
+    list(quiet.run())
+    noisy = make(model=tiny_model(dropout=0.4))
+    for _ in noisy.run():
+        torch.rand(17)
+    assert_same_tensors(quiet.model.state_dict(), noisy.model.state_dict())
+
+
+# --- The looks ---------------------------------------------------------------------
+
+
+def test_a_look_speaks_in_the_demos_words() -> None:
+    look = Look(
+        step=0,
+        training_loss=8.3451,
+        validation=Evaluation(8.3428, 1000, 4000),
+        whole_split=False,
+        is_best=True,
+        is_last=False,
+        tokens_per_second=12345.6,
+        seconds=30.0,
+        seconds_left=125.4,
+    )
+    assert str(look) == (
+        "Step: 0 Training Loss: 8.345 Validation Loss: 8.343 | 3.009 bits per byte | "
+        "12,346 tokens/s | 2:05 left"
+    )
+    assert look.record() == {
+        "step": 0,
+        "training_loss": 8.3451,
+        "validation_loss": 8.3428,
+        "bits_per_byte": pytest.approx(8.3428 / 4 / math.log(2)),
+        "perplexity": pytest.approx(math.exp(8.3428)),
+        "whole_split": False,
+        "tokens_per_second": 12345.6,
+        "seconds": 30.0,
+    }
+
+
+def test_looks_come_at_the_interval_and_at_the_end() -> None:
+    asked = []
+
+    def evaluate(model: nn.Module, whole: bool) -> Evaluation:
+        asked.append(whole)
+        return Evaluation(3.0, 20, 60)
+
+    looks = list(make(replace(CONFIG, steps=10), evaluate=evaluate).run())
+    assert [look.step for look in looks] == [0, 4, 8, 10]
+    assert [look.is_last for look in looks] == [False, False, False, True]
+    assert [look.whole_split for look in looks] == [False, False, False, True]
+    assert asked == [False] * 4 + [True]
+    assert [look.is_best for look in looks] == [True, False, False, False]
+    assert looks[-1].seconds_left == 0 < looks[-1].seconds
+    assert looks[0].tokens_per_second == 0 < looks[1].tokens_per_second
+
+
+def test_patience_ends_the_run() -> None:
+    losses = [5.0, 4.0, 4.5, 3.0, 3.5, 3.0, 2.0]
+    config = replace(CONFIG, steps=40, patience=2)
+    trainer = make(config, evaluate=says(iter(losses)))
+    looks = list(trainer.run())
+    assert [look.step for look in looks] == [0, 4, 8, 12, 16, 20]
+    assert [look.is_best for look in looks] == [True, True, False, True, False, False]
+    assert looks[-1].is_last
+    assert looks[-1].whole_split
+    assert trainer.best == 3.0
+    assert list(trainer.run()) == []  # what is over stays over
+
+
+def test_minutes_follow_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at the clock takes half a second, so 0.3 minutes end after 18 s."""
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 0.5
+        return now
+
+    monkeypatch.setattr(trainer_module.time, "perf_counter", clock)
+    config = replace(CONFIG, steps=10**6, minutes=0.3, schedule="linear", lr=1.0)
+    trainer, rates, before = make(config), [], []
+
+    def note(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+        before.append(trainer.seconds)
+
+    trainer.optimizers[0].register_step_pre_hook(note)
+    looks = list(trainer.run())
+    assert before[-1] < 18 <= trainer.seconds < 21
+    assert looks[-1].is_last
+    assert looks[-1].step == len(rates)
+    wanted = [lr_factor(9, seconds / 18, config) for seconds in before]
+    assert rates == pytest.approx(wanted)
+    assert rates[0] == 1 > rates[-1]
+    assert looks[1].seconds_left == pytest.approx(18 - looks[1].seconds)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run(value: float) -> None:
+    def poisoned(model: nn.Module, *batch: Tensor) -> Tensor:
+        loss = cross_entropy(model, *batch)
+        return loss * value if model.training and trainer.step == 6 else loss
+
+    trainer = make(loss_fn=poisoned)
+    with pytest.raises(UserError, match=r"training loss is \w+ at step 6: try a lower"):
+        list(trainer.run())
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+
+
+def test_a_validation_loss_that_is_not_finite_stops_the_run() -> None:
+    trainer = make(evaluate=says(iter([2.0, math.nan])))
+    with pytest.raises(UserError, match="validation loss is nan at step 4"):
+        list(trainer.run())
+
+
+# --- Going on ----------------------------------------------------------------------
+
+
+def with_everything() -> Trainer:
+    """Muon, AdamW, dropout, a batch norm's buffers, a tied weight, a frozen one."""
+    config = replace(CONFIG, optimizer="muon", weight_decay=0.1, warmup_steps=2)
+    model = tiny_model(dropout=0.3)
+    model.append(nn.Linear(VOCAB_SIZE, VOCAB_SIZE).requires_grad_(False))
+    model.insert(4, nn.Flatten(0, 1))
+    model.insert(5, nn.BatchNorm1d(3 * WIDTH))
+    model.append(nn.Unflatten(0, (-1, CONTEXT)))
+    model.append(nn.Linear(VOCAB_SIZE, WIDTH, bias=False))
+    model.append(nn.Linear(WIDTH, VOCAB_SIZE))
+    model[-1].weight = model[0].weight
+    return make(config, model=model)
+
+
+def copied(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, facts = trainer.state()
+    return {name: t.clone() for name, t in tensors.items()}, facts
+
+
+@pytest.mark.parametrize("stop", [0, 4, 8])
+def test_a_state_goes_on_bit_for_bit(stop: int) -> None:
+    whole = with_everything()
+    records, state = [], None
+    for look in whole.run():
+        records.append((look.step, look.training_loss, look.validation, look.is_best))
+        if look.step == stop:
+            state = copied(whole)
+    assert state is not None
+    part = with_everything()
+    for p in part.model.parameters():  # nothing but the state may count
+        if p.requires_grad:
+            nn.init.uniform_(p)
+    part.load_state(*state)
+    assert part.step == stop
+    again = [
+        (look.step, look.training_loss, look.validation, look.is_best)
+        for look in part.run()
+    ]
+    assert again == [r for r in records if r[0] > stop]
+    assert_same_tensors(part.model.state_dict(), whole.model.state_dict())
+    assert_same_tensors(part.state()[0], whole.state()[0])
+
+
+def test_the_state_leaves_out_what_is_frozen() -> None:
+    names = with_everything().state()[0].keys()
+    assert "model.0.weight" in names
+    assert "model.5.running_mean" in names
+    assert "model.8.weight" not in names  # frozen
+    assert len([n for n in names if n in ("model.0.weight", "model.11.weight")]) == 1
+
+
+def test_ctrl_c_ends_after_the_step_and_the_run_goes_on_bit_for_bit() -> None:
+    def interrupting(model: nn.Module, *batch: Tensor) -> Tensor:
+        if model.training and stopped.step == 5:
+            signal.raise_signal(signal.SIGINT)
+        return cross_entropy(model, *batch)
+
+    config = replace(CONFIG, patience=9)
+    whole = make(config, model=tiny_model(0.2))
+    stopped = make(config, model=tiny_model(0.2), loss_fn=interrupting)
+    before = signal.getsignal(signal.SIGINT)
+    all_looks, looks = list(whole.run()), list(stopped.run())
+    assert signal.getsignal(signal.SIGINT) is before
+    assert [look.step for look in looks] == [0, 4, 6]
+    assert looks[-1].is_last
+    assert not looks[-1].is_best
+    assert stopped.interrupted
+
+    resumed = make(config, model=tiny_model(0.2))
+    resumed.load_state(*copied(stopped))
+    rest = list(resumed.run())
+    assert [(look.step, look.training_loss) for look in rest] == [
+        (look.step, look.training_loss) for look in all_looks[2:]
+    ]
+    assert_same_tensors(resumed.state()[0], whole.state()[0])
+    assert not resumed.interrupted
+    assert resumed.looks_since_best == whole.looks_since_best
+
+
+def test_ctrl_c_during_a_look_waits_for_the_next_step() -> None:
+    trainer, steps = make(), []
+    for look in trainer.run():
+        steps.append(look.step)
+        if look.step == 4:
+            signal.raise_signal(signal.SIGINT)
+    assert steps == [0, 4, 5]
+    assert trainer.interrupted
+
+
+def test_a_second_ctrl_c_ends_at_once() -> None:
+    run = make().run()
+    next(run)
+    signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    run.close()
+
+
+def test_a_thread_may_train_too() -> None:
+    """Signals reach the main thread only; another must not ask for them."""
+    trainer = make()
+    thread = threading.Thread(target=lambda: list(trainer.run()))
+    thread.start()
+    thread.join()
+    assert trainer.step == 12
+
+
+def broken(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Any:
+    """A good state, made bad."""
+    trainer = make(replace(CONFIG, optimizer="muon"))
+    list(trainer.run())
+    tensors, facts = copied(trainer)
+    change(tensors, facts)
+    return tensors, facts
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t, f: t.pop("model.0.weight"), "it lacks 0.weight"),
+        (lambda t, f: t.update({"model.9.bias": torch.ones(3)}), "9.bias"),
+        (lambda t, f: t.update({"model.2.bias": torch.ones(1)}), r"2.bias is \[1\]"),
+        (lambda t, f: t.update({"model.2.bias": torch.ones(())}), r"2.bias is \[\]"),
+        (lambda t, f: t.update({"exp_avg.2.bias": torch.ones(7)}), r"2.bias is \[7\]"),
+        (lambda t, f: t.update({"nonsense": torch.ones(7)}), "does not fit"),
+        (lambda t, f: f.update(optimizer="adamw"), "it was made with adamw"),
+        (lambda t, f: f.pop("step"), "step"),
+        (lambda t, f: f.update(step="some"), "some"),
+        (lambda t, f: f.update(losses=None), "does not fit"),
+        (lambda t, f: f.clear(), "optimizer"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(
+    change: Callable[[dict[str, Any], dict[str, Any]], object], words: str
+) -> None:
+    trainer = make(replace(CONFIG, optimizer="muon"))
+    with pytest.raises(UserError, match=words):
+        trainer.load_state(*broken(change))
+
+
+def test_auto_keeps_the_type_that_was_picked_and_a_given_type_wins() -> None:
+    muon = replace(CONFIG, optimizer="muon")
+    tensors, facts = make(replace(muon, dtype="bfloat16")).state()
+    assert facts["dtype"] == "bfloat16"
+    for dtype, wanted in (("auto", torch.bfloat16), ("float32", torch.float32)):
+        trainer = make(replace(muon, dtype=dtype))
+        trainer.load_state(tensors, facts)
+        assert trainer.dtype == wanted
+        assert trainer.optimizers[-1].precision == wanted
+
+
+def test_every_process_does_as_the_first_one_says() -> None:
+    """Rank 0 of a pair: what it measured and whether it was interrupted is summed."""
+    heard = []
+
+    class Pair(World):
+        """A world that only listens."""
+
+        def _sum(self, value: float) -> float:
+            heard.append(value)
+            return value
+
+    make(replace(CONFIG, dtype="bfloat16"), world=Pair(rank=0, size=2))
+    make(replace(CONFIG, dtype="bfloat16"), world=Pair(rank=1, size=2))
+    assert heard == [1.0, 0.0]

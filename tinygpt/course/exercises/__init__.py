@@ -1,0 +1,209 @@
+"""The exercises' answers and hints: `check_answer("attention.scores", my_function)`.
+
+An answer is run on every case and compared with the solution. A wrong one is compared
+with the likeliest wrong answers, each kept with the hint that helps; any other gets
+the first place where it differs. The exercises of a chapter stand in the module of
+the same name beside this file, in a list EXERCISES, and are loaded when asked for.
+What it leaves out: reading an answer's code. It looks only at what the answer does.
+"""
+
+import copy
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tinygpt.errors import UserError
+
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # rounding differs, a mistake shows
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A likely wrong answer, and the hint for whoever gives it."""
+
+    answer: Any
+    hint: str
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: its solution, inputs to try, and what people get wrong.
+
+    `solution` is a function, or a plain value if the question asks for one. `cases`
+    are tuples of arguments (none for a value). `run` calls an answer with a case; give
+    your own where an answer is more than a function, such as a class to be built.
+    """
+
+    name: str
+    solution: Any
+    mistakes: tuple[Mistake, ...]
+    cases: tuple[tuple[Any, ...], ...] = ((),)
+    run: Callable[..., Any] = lambda answer, *case: (
+        answer(*case) if callable(answer) else answer
+    )
+
+    def results(self, answer: Any) -> list[Any]:
+        """What `answer` gives for every case, each with fresh arguments and seed."""
+        given = []
+        for case in self.cases:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                given.append(self.run(answer, *copy.deepcopy(case)))
+        return given
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `check_answer` says; true if the answer is right."""
+
+    right: bool
+    text: str
+
+    def __bool__(self) -> bool:
+        return self.right
+
+    def __repr__(self) -> str:
+        return f"{'Right' if self.right else 'Not yet'}: {self.text}"
+
+    def _repr_html_(self) -> str:
+        kind, title = ("tip", "Right") if self.right else ("hint", "Not yet")
+        return (
+            f'<div class="admonition {kind}"><p class="admonition-title">{title}</p>'
+            f"<p>{escape(self.text)}</p></div>"
+        )
+
+
+def check_answer(name: str, answer: Any) -> Verdict:
+    """Compare `answer` with the solution of the exercise `name`, kindly.
+
+    Raises:
+        UserError: there is no exercise of that name.
+    """
+    exercise = _find(name)
+    if callable(exercise.solution) and not callable(answer):
+        return Verdict(
+            False, "give the function itself, without calling it: no brackets."
+        )
+    try:
+        got = exercise.results(answer)
+    except Exception as error:  # the learner's code may raise anything
+        return Verdict(False, f"your answer stops with {type(error).__name__}: {error}")
+    expected = exercise.results(exercise.solution)
+    pairs = list(zip(exercise.cases, expected, got, strict=True))
+    wrong = [pair for pair in pairs if not same(pair[1], pair[2])]
+    if not wrong:
+        return Verdict(True, _praise(len(pairs), callable(answer)))
+    if all(g is None or g is ... for g in got):
+        return Verdict(
+            False, "there is no answer here yet: write it, return it and run the cell."
+        )
+    for mistake in exercise.mistakes:
+        theirs = exercise.results(mistake.answer)
+        if all(same(a, b) for a, b in zip(theirs, got, strict=True)):
+            return Verdict(False, mistake.hint)
+    case, want, have = wrong[0]
+    place = f"for {_call(case)} " if case else ""
+    return Verdict(False, place + difference(want, have))
+
+
+def exercises() -> Iterator[Exercise]:
+    """All exercises of all chapters."""
+    for module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
+        yield from importlib.import_module(f"{__name__}.{module}").EXERCISES
+
+
+def _find(name: str) -> Exercise:
+    chapter = name.partition(".")[0]
+    known = {m.name for m in pkgutil.iter_modules(__path__)}
+    if chapter not in known:
+        raise UserError(
+            f"There is no exercise {name!r}: the chapters with exercises are "
+            f"{', '.join(sorted(known))}."
+        )
+    listed: list[Exercise] = importlib.import_module(f"{__name__}.{chapter}").EXERCISES
+    for exercise in listed:
+        if exercise.name == name:
+            return exercise
+    names = ", ".join(exercise.name for exercise in listed)
+    raise UserError(f"There is no exercise {name!r}: this chapter has {names}.")
+
+
+def _praise(cases: int, function: bool) -> str:
+    return f"all {cases} cases agree." if function and cases > 1 else "well done."
+
+
+def same(want: Any, have: Any) -> bool:
+    """Equal in kind and content; numbers up to rounding."""
+    return not difference(want, have)
+
+
+def difference(want: Any, have: Any) -> str:
+    """The first difference in a sentence; empty if there is none."""
+    if isinstance(want, Tensor):
+        return _tensor_difference(want, have)
+    number = (int, float)
+    if isinstance(want, number) and isinstance(have, number):
+        close = isinstance(want, bool) == isinstance(have, bool) and torch.isclose(
+            torch.tensor(want, dtype=torch.float64),
+            torch.tensor(have, dtype=torch.float64),
+            **TOLERANCE,
+            equal_nan=True,
+        )
+        return "" if close else f"{_show(want)} was expected, not {_show(have)}."
+    if not isinstance(have, type(want)):
+        return (
+            f"the answer should be of type {type(want).__name__}, "
+            f"not {type(have).__name__}."
+        )
+    if isinstance(want, (list, tuple)):
+        if len(want) != len(have):
+            return (
+                f"{len(want)} items were expected, not {len(have)}: {_show(want)} is "
+                f"right, yours is {_show(have)}."
+            )
+        for i, (a, b) in enumerate(zip(want, have, strict=True)):
+            if found := difference(a, b):
+                return f"item {i} differs: {found}"
+        return ""
+    if isinstance(want, dict) and want.keys() == have.keys():
+        for key in want:
+            if found := difference(want[key], have[key]):
+                return f"under {key!r}: {found}"
+        return ""
+    return "" if want == have else f"{_show(want)} was expected, not {_show(have)}."
+
+
+def _tensor_difference(want: Tensor, have: Any) -> str:
+    if not isinstance(have, Tensor):
+        return f"the answer should be a tensor, not {type(have).__name__}."
+    if want.shape != have.shape:
+        return f"the shape should be {list(want.shape)}, not {list(have.shape)}."
+    if want.dtype != have.dtype:
+        return f"the numbers should be {want.dtype}, not {have.dtype}."
+    close = torch.isclose(want, have, **TOLERANCE, equal_nan=True)
+    if close.all():
+        return ""
+    index = tuple((~close).nonzero()[0].tolist())
+    return (
+        f"at {list(index)} {_show(want[index].item())} was expected, "
+        f"not {_show(have[index].item())}."
+    )
+
+
+def _show(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _call(case: tuple[Any, ...]) -> str:
+    shown = (
+        f"a tensor of shape {list(a.shape)}" if isinstance(a, Tensor) else _show(a)
+        for a in case
+    )
+    return "the input " + ", ".join(shown)

@@ -1,0 +1,174 @@
+"""The exercises of chapter 02, embeddings: solutions, cases, and likely mistakes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tinygpt.course.exercises import Exercise, Mistake
+
+IDS = torch.tensor([[3, 1, 0], [4, 3, 2]])
+TABLE = torch.randn(5, 7, generator=torch.Generator().manual_seed(2))
+# Of different lengths, so that dot product and cosine disagree.
+ROWS = torch.tensor([[1.0, 0.1], [2.0, 0.4], [5.0, 5.0], [-1.0, 0.0], [0.0, 3.0]])
+
+
+def one_hot(ids: Tensor, vocab_size: int) -> Tensor:
+    """[T] -> [T, V]: a single one per row, in the column of the id."""
+    return torch.eye(vocab_size)[ids]
+
+
+def lookup(table: Tensor, ids: Tensor) -> Tensor:
+    """[V, C] and [B, T] -> [B, T, C]."""
+    return table[ids]
+
+
+def gradient(ids: Tensor, grad: Tensor, vocab_size: int) -> Tensor:
+    """[T] and [T, C] -> [V, C]: each row adds up what its token's places got."""
+    return one_hot(ids, vocab_size).T @ grad
+
+
+def _gradient_last(ids: Tensor, grad: Tensor, vocab_size: int) -> Tensor:
+    total = torch.zeros(vocab_size, grad.size(1))
+    for id, row in zip(ids.tolist(), grad, strict=True):
+        total[id] = row
+    return total
+
+
+def _gradient_mean(ids: Tensor, grad: Tensor, vocab_size: int) -> Tensor:
+    times = torch.bincount(ids, minlength=vocab_size).clamp(min=1)
+    return gradient(ids, grad, vocab_size) / times.unsqueeze(1)
+
+
+def _gradient_count(ids: Tensor, grad: Tensor, vocab_size: int) -> Tensor:
+    return gradient(ids, torch.ones_like(grad), vocab_size)
+
+
+def nearest(table: Tensor, id: int, k: int) -> list[int]:
+    """The k ids with the largest cosine similarity, without `id` itself."""
+    directions = F.normalize(table, dim=1)
+    return _others(directions @ directions[id], id)[:k]
+
+
+def _others(scores: Tensor, id: int) -> list[int]:
+    order: list[int] = scores.argsort(descending=True).tolist()
+    return [i for i in order if i != id]
+
+
+def _nearest_itself(table: Tensor, id: int, k: int) -> list[int]:
+    return [id, *nearest(table, id, k)][:k]
+
+
+def _nearest_dot(table: Tensor, id: int, k: int) -> list[int]:
+    return _others(table @ table[id], id)[:k]
+
+
+def _farthest(table: Tensor, id: int, k: int) -> list[int]:
+    directions = F.normalize(table, dim=1)
+    return _others(-(directions @ directions[id]), id)[:k]
+
+
+EXERCISES = [
+    Exercise(
+        name="embeddings.one_hot",
+        solution=one_hot,
+        cases=((torch.tensor([2, 0]), 3), (torch.tensor([1, 3, 3]), 5)),
+        mistakes=(
+            Mistake(
+                lambda ids, vocab_size: torch.eye(vocab_size)[ids].T,
+                "rows and columns are swapped: each id should have a row of vocab_size "
+                "numbers.",
+            ),
+            Mistake(
+                lambda ids, vocab_size: torch.eye(vocab_size)[ids - 1],
+                "your ones stand one column too far left: ids count from 0.",
+            ),
+            Mistake(
+                lambda ids, vocab_size: F.one_hot(ids, vocab_size),
+                "the places are right, but these are whole numbers; add .float(), so "
+                "that they can be multiplied by a table.",
+            ),
+        ),
+    ),
+    Exercise(
+        name="embeddings.lookup",
+        solution=lookup,
+        cases=((TABLE, IDS), (TABLE[:, :6], IDS[:1])),
+        mistakes=(
+            Mistake(
+                lambda table, ids: table[:, ids],
+                "you take columns; a token is a row, the first axis of the table.",
+            ),
+            Mistake(
+                lambda table, ids: table[ids.flatten()],
+                "the axes B and T have been run together; keep the shape of the ids.",
+            ),
+            Mistake(
+                lambda table, ids: table[ids - 1],
+                "you take the row above the right one: ids count from 0.",
+            ),
+        ),
+    ),
+    Exercise(
+        name="embeddings.gradient",
+        solution=gradient,
+        cases=(
+            (torch.tensor([1, 1]), torch.tensor([[2.0], [3.0]]), 2),
+            (IDS.flatten(), TABLE[[0, 1, 2, 3, 4, 0]], 5),
+        ),
+        mistakes=(
+            Mistake(
+                _gradient_last,
+                "a token that occurs twice keeps only its last gradient (so it does "
+                "with total[ids] += grad); add them up one by one.",
+            ),
+            Mistake(
+                _gradient_mean,
+                "you average over the places of a token; gradients of one number add "
+                "up.",
+            ),
+            Mistake(
+                _gradient_count,
+                "you count how often a token occurs; add the rows of grad instead of "
+                "ones.",
+            ),
+        ),
+    ),
+    Exercise(
+        name="embeddings.nearest",
+        solution=nearest,
+        cases=((ROWS, 0, 2), (ROWS, 4, 3)),
+        mistakes=(
+            Mistake(
+                _nearest_itself,
+                "a token is most like itself: leave `id` out of your list.",
+            ),
+            Mistake(
+                _nearest_dot,
+                "you compare dot products, which favour long rows; divide by the "
+                "lengths first.",
+            ),
+            Mistake(
+                _farthest,
+                "these are the least similar ones: sort from large to small.",
+            ),
+        ),
+    ),
+    Exercise(
+        name="embeddings.parameters",
+        solution=2 * 4096 * 64,
+        mistakes=(
+            Mistake(
+                4096 * 64,
+                "that is one table; here the head has a table of its own.",
+            ),
+            Mistake(
+                2 * (4096 + 64),
+                "rows and columns are multiplied: every token has 64 numbers.",
+            ),
+            Mistake(
+                2 * 4096 * 64 + 4096,
+                "you have added a bias for every token, but this head has none.",
+            ),
+        ),
+    ),
+]

@@ -1,0 +1,170 @@
+"""The exercises of chapter 05, masking: solutions, cases, and likely mistakes."""
+
+import torch
+from torch import Tensor
+
+from tinygpt.course.exercises import Exercise, Mistake
+
+
+def causal(n: int) -> Tensor:
+    """True where query t (row) may look at key s (column)."""
+    places = torch.arange(n)
+    return places.unsqueeze(1) >= places
+
+
+def apply(scores: Tensor, mask: Tensor) -> Tensor:
+    """The mask first, then softmax over the keys."""
+    return scores.masked_fill(~mask, -torch.inf).softmax(dim=-1)
+
+
+def targets(window: Tensor) -> tuple[Tensor, Tensor]:
+    """All but the last id, and all but the first."""
+    return window[:, :-1], window[:, 1:]
+
+
+def padding(lengths: Tensor, n: int) -> Tensor:
+    """True for the tokens that are real, [B, n]."""
+    return torch.arange(n) < lengths.unsqueeze(1)
+
+
+SCORES = torch.randn((2, 5, 5), generator=torch.Generator().manual_seed(1))
+PAIR = torch.tensor([[1.0, 3.0], [2.0, 1.0]]).log()
+WINDOW = torch.tensor([[5, 6, 7, 8], [1, 4, 9, 2]])
+
+EXERCISES = [
+    Exercise(
+        name="masking.causal",
+        solution=causal,
+        cases=((5,), (6,)),
+        mistakes=(
+            Mistake(
+                lambda n: torch.ones(n, n, dtype=torch.bool).tril(1),
+                "your mask lets position 3 see position 4: it is off by one, and every "
+                "token sees the one that it should predict.",
+            ),
+            Mistake(
+                lambda n: torch.ones(n, n, dtype=torch.bool).tril(-1),
+                "in your mask a token does not see itself; the first would see "
+                "nothing at all. Allow the diagonal.",
+            ),
+            Mistake(
+                lambda n: torch.ones(n, n, dtype=torch.bool).triu(),
+                "your mask shows the future and hides the past: rows are queries, so "
+                "the lower left triangle (tril) is allowed.",
+            ),
+            Mistake(
+                lambda n: torch.ones(n, n, dtype=torch.bool).triu(1),
+                "your mask is True where it should be False: here True means that a "
+                "token may look.",
+            ),
+            Mistake(
+                lambda n: torch.ones(n, n).tril(),
+                "the triangle is right, but it holds numbers: make it True and False "
+                "with dtype=torch.bool.",
+            ),
+        ),
+    ),
+    Exercise(
+        name="masking.apply",
+        solution=apply,
+        cases=((PAIR, causal(2)), (SCORES, causal(5))),
+        mistakes=(
+            Mistake(
+                lambda s, m: s.softmax(dim=-1).masked_fill(~m, 0),
+                "you mask after softmax: rows no longer add up to 1, and the hidden "
+                "scores have had their say in the sum. Mask first.",
+            ),
+            Mistake(
+                lambda s, m: s.masked_fill(~m, 0).softmax(dim=-1),
+                "you write 0 over the forbidden scores, but e^0 is 1: write minus "
+                "infinity.",
+            ),
+            Mistake(
+                lambda s, m: s.masked_fill(~m, -torch.inf).softmax(dim=-2),
+                "your columns add up to 1, not your rows: softmax goes over the keys, "
+                "the last axis.",
+            ),
+            Mistake(
+                lambda s, m: s.masked_fill(m, -torch.inf).softmax(dim=-1),
+                "you hide what may be seen: masked_fill writes where its mask is True, "
+                "so give it ~mask.",
+            ),
+        ),
+    ),
+    Exercise(
+        name="masking.targets",
+        solution=targets,
+        cases=((WINDOW,), (WINDOW[:1, :3],)),
+        mistakes=(
+            Mistake(
+                lambda w: (w[:, :-1], w[:, :-1]),
+                "your targets are not shifted: the model would learn to repeat its "
+                "input.",
+            ),
+            Mistake(
+                lambda w: (w[:, 1:], w[:, :-1]),
+                "your targets lie one step back: the model would learn to write "
+                "backwards. Swap the two.",
+            ),
+            Mistake(
+                lambda w: (w, w.roll(-1, dims=1)),
+                "roll brings the first id round to the end as the last target; cut the "
+                "window instead, so that both parts have T ids.",
+            ),
+            Mistake(
+                lambda w: (w[:-1], w[1:]),
+                "you cut the batch, the first axis; cut the time, the second one.",
+            ),
+        ),
+    ),
+    Exercise(
+        name="masking.padding",
+        solution=padding,
+        cases=((torch.tensor([1, 3]), 3), (torch.tensor([4, 2, 1]), 5)),
+        mistakes=(
+            Mistake(
+                lambda lengths, n: torch.arange(n) <= lengths.unsqueeze(1),
+                "one filling token is taken for real: places count from 0, so they "
+                "must be smaller than the length.",
+            ),
+            Mistake(
+                lambda lengths, n: torch.arange(n) >= lengths.unsqueeze(1),
+                "your mask is True for the filling; it should be True for the real "
+                "tokens.",
+            ),
+            Mistake(
+                lambda lengths, n: torch.arange(n) >= n - lengths.unsqueeze(1),
+                "you keep the last tokens of each text, but the filling stands behind "
+                "the text: keep the first.",
+            ),
+            Mistake(
+                lambda lengths, n: (torch.arange(n) < lengths.unsqueeze(1)).float(),
+                "the pattern is right, but it holds numbers: leave the comparison's "
+                "True and False as they are.",
+            ),
+        ),
+    ),
+    Exercise(
+        name="masking.count",
+        solution=78,
+        mistakes=(
+            Mistake(
+                12 * 12,
+                "these are all pairs; the mask forbids the keys that come later.",
+            ),
+            Mistake(
+                12 * 11 // 2,
+                "you left out the diagonal: each token may see itself.",
+            ),
+            Mistake(
+                12 * 12 // 2,
+                "not quite half: the diagonal is allowed as a whole. Add up "
+                "1 + 2 + ... + 12.",
+            ),
+            Mistake(
+                12,
+                "that is the last row alone; add up all rows.",
+            ),
+        ),
+    ),
+]

@@ -1,0 +1,192 @@
+"""The exercises of chapter 07, training: solutions, cases, and likely mistakes."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tinygpt.course.exercises import Exercise, Mistake
+
+
+def descend(w: float, goal: float, lr: float, steps: int) -> list[float]:
+    """Gradient descent on the loss (w - goal)^2: the place after every step."""
+    path = []
+    for _ in range(steps):
+        w = w - lr * 2 * (w - goal)
+        path.append(w)
+    return path
+
+
+def _descend_up(w: float, goal: float, lr: float, steps: int) -> list[float]:
+    return descend(w, goal, -lr, steps)
+
+
+def _descend_half(w: float, goal: float, lr: float, steps: int) -> list[float]:
+    return descend(w, goal, lr / 2, steps)
+
+
+def _descend_from_start(w: float, goal: float, lr: float, steps: int) -> list[float]:
+    return [w, *descend(w, goal, lr, steps - 1)]
+
+
+def _descend_last(w: float, goal: float, lr: float, steps: int) -> float:
+    return descend(w, goal, lr, steps)[-1]
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean of -log p at the target, logits [N, V], targets [N]."""
+    log_p = logits.log_softmax(dim=-1)
+    return -log_p[torch.arange(len(targets)), targets].mean()
+
+
+def _at_targets(table: Tensor, targets: Tensor) -> Tensor:
+    return table[torch.arange(len(targets)), targets]
+
+
+def bits_per_byte(loss: float, n_tokens: int, n_bytes: int) -> float:
+    """A loss in nats per token, counted in bits for each byte."""
+    return loss / math.log(2) * n_tokens / n_bytes
+
+
+def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
+    """A linear warm-up, then a straight line down to zero."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * (1 - (step - warmup) / (steps - warmup))
+
+
+def _rate_from_zero(step: int, steps: int, warmup: int, peak: float) -> float:
+    if step < warmup:
+        return peak * step / warmup
+    return learning_rate(step, steps, warmup, peak)
+
+
+def _rate_over_all(step: int, steps: int, warmup: int, peak: float) -> float:
+    if step < warmup:
+        return learning_rate(step, steps, warmup, peak)
+    return peak * (1 - step / steps)
+
+
+def _rate_constant(step: int, steps: int, warmup: int, peak: float) -> float:
+    return learning_rate(min(step, warmup), steps, warmup, peak)
+
+
+def _rate_long_fall(step: int, steps: int, warmup: int, peak: float) -> float:
+    if step < warmup:
+        return learning_rate(step, steps, warmup, peak)
+    return peak * (1 - (step - warmup) / steps)
+
+
+LOGITS = torch.tensor([[2.0, 0.0, -1.0, 0.5], [0.1, 0.2, 0.3, -3.0], [4.0, 1.0, 1, 1]])
+
+EXERCISES = [
+    Exercise(
+        name="training.descend",
+        solution=descend,
+        cases=((0.0, 3.0, 0.1, 4), (5.0, -1.0, 0.3, 3)),
+        mistakes=(
+            Mistake(
+                _descend_up,
+                "your w moves away from the goal: go against the gradient, with a "
+                "minus sign.",
+            ),
+            Mistake(
+                _descend_half,
+                "the gradient of (w - goal)^2 is 2 (w - goal): the 2 is missing.",
+            ),
+            Mistake(
+                _descend_from_start,
+                "your list begins with the start: note w after each step, not before.",
+            ),
+            Mistake(
+                _descend_last,
+                "you return the last w only; the list of all of them was asked for.",
+            ),
+        ),
+    ),
+    Exercise(
+        name="training.cross_entropy",
+        solution=cross_entropy,
+        cases=(
+            (LOGITS, torch.tensor([0, 3, 1])),
+            (3 * LOGITS[:2], torch.tensor([2, 2])),
+        ),
+        mistakes=(
+            Mistake(
+                lambda x, y: -_at_targets(x.softmax(dim=-1), y).mean(),
+                "you average the probabilities; take the logarithm of each first.",
+            ),
+            Mistake(
+                lambda x, y: -_at_targets(x, y).mean(),
+                "those are logits, not yet log-probabilities: use log_softmax over the "
+                "last axis.",
+            ),
+            Mistake(
+                lambda x, y: -_at_targets(x.log_softmax(dim=0), y).mean(),
+                "your softmax runs over the positions; it belongs to the vocabulary, "
+                "the last axis.",
+            ),
+            Mistake(
+                lambda x, y: F.cross_entropy(x, y, reduction="sum"),
+                "you add up the surprise of all tokens; the loss is their mean.",
+            ),
+            Mistake(
+                lambda x, y: F.cross_entropy(x, y) / math.log(2),
+                "that is right in bits; the loss is counted in nats, with the natural "
+                "logarithm.",
+            ),
+        ),
+    ),
+    Exercise(
+        name="training.bits_per_byte",
+        solution=bits_per_byte,
+        cases=((1.5, 3, 11), (4.2, 1000, 4300)),
+        mistakes=(
+            Mistake(
+                lambda loss, n_tokens, n_bytes: loss * n_tokens / n_bytes,
+                "those are nats per byte: divide by ln 2 to get bits.",
+            ),
+            Mistake(
+                lambda loss, n_tokens, n_bytes: loss * math.log(2) * n_tokens / n_bytes,
+                "a nat is more than a bit, so the number of bits is larger: divide by "
+                "ln 2 instead of multiplying.",
+            ),
+            Mistake(
+                lambda loss, n_tokens, n_bytes: loss / math.log(2) * n_bytes / n_tokens,
+                "the fraction stands upside down: the bits of all tokens are shared "
+                "by the bytes.",
+            ),
+            Mistake(
+                lambda loss, n_tokens, n_bytes: loss / math.log(2),
+                "those are bits per token: a token has several bytes that share them.",
+            ),
+        ),
+    ),
+    Exercise(
+        name="training.learning_rate",
+        solution=learning_rate,
+        cases=tuple((step, 20, 4, 0.01) for step in (0, 2, 3, 4, 11, 19)),
+        mistakes=(
+            Mistake(
+                _rate_from_zero,
+                "your first step has learning rate 0 and is wasted: count the warm-up "
+                "from step + 1.",
+            ),
+            Mistake(
+                _rate_over_all,
+                "there is a jump at the end of your warm-up: the fall begins at the "
+                "peak, so count the steps since the warm-up.",
+            ),
+            Mistake(
+                _rate_long_fall,
+                "your line does not come down to 0 at the last step: only "
+                "steps - warmup are left for the fall.",
+            ),
+            Mistake(
+                _rate_constant,
+                "after the warm-up your learning rate stays at its peak; let it fall.",
+            ),
+        ),
+    ),
+]

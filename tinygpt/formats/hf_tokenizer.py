@@ -1,0 +1,148 @@
+"""A byte-pair tokenizer as Hugging Face's tokenizer.json, and back.
+
+`tokenizer_json` describes our `Tokenizer` so that the library tokenizers gives the
+same ids; `read_tokenizer_json` reads such a file if it works as GPT-2's does. (Both
+libraries carry tables of Unicode: letters newer than version 14 may be split into words
+differently.) What it leaves out: every other kind of tokenizer, which it refuses.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tinygpt.errors import UserError
+from tinygpt.files import read_json
+from tinygpt.text.bpe import GPT2_PATTERN
+from tinygpt.text.tokenizer import Tokenizer
+
+# What changes which ids come out of a text, as GPT-2 has it; None: may be left out.
+_SCHEME: dict[tuple[str, str], tuple[Any, ...]] = {
+    ("normalizer", "type"): (None,),
+    ("pre_tokenizer", "type"): ("ByteLevel",),
+    ("pre_tokenizer", "add_prefix_space"): (False,),
+    ("pre_tokenizer", "use_regex"): (True, None),
+    ("post_processor", "type"): ("ByteLevel", None),
+    ("decoder", "type"): ("ByteLevel",),
+    ("model", "type"): ("BPE", None),
+    ("model", "dropout"): (None, 0),
+    ("model", "continuing_subword_prefix"): ("", None),
+    ("model", "end_of_word_suffix"): ("", None),
+    ("model", "byte_fallback"): (False, None),
+    ("model", "ignore_merges"): (False, None),
+}
+
+
+def byte_letters() -> dict[int, str]:
+    """GPT-2's visible letter for every byte, as JSON cannot hold bytes.
+
+    Visible characters of Latin-1 stand for themselves, the other bytes for letters
+    from U+0100 on: a space is "Ġ", a line break "Ċ".
+
+    Source: `bytes_to_unicode` in the code of Radford et al. (2019).
+    """
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {b: chr(b) for b in shown} | {b: chr(256 + i) for i, b in enumerate(hidden)}
+
+
+def _spell(token: bytes, letters: dict[int, str]) -> str:
+    return token.decode("latin-1").translate(letters)
+
+
+def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    letters = byte_letters()
+    return [(_spell(a, letters), _spell(b, letters)) for a, b in tokenizer.merges()]
+
+
+def read_tokenizer_json(path: Path, name: str) -> Tokenizer:
+    """Our `Tokenizer`, called `name`, from a tokenizer.json.
+
+    Raises:
+        UserError: the file is damaged, or describes another kind of tokenizer.
+    """
+    raw = read_json(path)
+    other = f"{path} is not a byte-pair tokenizer of GPT-2's kind"
+    for (part, key), allowed in _SCHEME.items():
+        section = raw.get(part)
+        found = section.get(key) if isinstance(section, dict) else section
+        if found not in allowed:
+            raise UserError(f"{other}: its {part} has {key} = {json.dumps(found)}.")
+    byte_of = {letter: byte for byte, letter in byte_letters().items()}
+    greedy = ("lstrip", "rstrip", "single_word")
+    try:
+        added = raw.get("added_tokens") or []
+        special = {token["content"]: int(token["id"]) for token in added}
+        takes_more = [t["content"] for t in added if any(map(t.get, greedy))]
+        ranks = {
+            bytes(byte_of[letter] for letter in token): int(id)
+            for token, id in raw["model"]["vocab"].items()
+            if token not in special
+        }
+        listed = [  # "a b" in files from before 2024
+            tuple(merge.split(" ") if isinstance(merge, str) else merge)
+            for merge in raw["model"]["merges"]
+        ]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{other}: {type(error).__name__} {error}.") from error
+    if takes_more:
+        raise UserError(f"{other}: {takes_more[0]} takes more than its own letters.")
+    tokenizer = Tokenizer(name, ranks, GPT2_PATTERN, special)
+    if listed != _merges(tokenizer):
+        raise UserError(f"{other}: its merges are not in the order of their ids.")
+    return tokenizer
+
+
+def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The content of a tokenizer.json with the same ids for every text.
+
+    Special tokens written in a text become their ids there, as with our
+    `encode(text, allow_special=True)`.
+
+    Raises:
+        UserError: words are not split as GPT-2 splits them, or a special token is
+            spelled like an entry.
+    """
+    if tokenizer.pattern != GPT2_PATTERN:
+        raise UserError(
+            f"Tokenizer {tokenizer.name!r} does not split words as GPT-2 does: use one "
+            "with GPT-2's pattern for a model that is to be exported."
+        )
+    letters, special = byte_letters(), tokenizer.special_tokens
+    vocab = {_spell(token, letters): id for token, id in tokenizer.ranks.items()}
+    if clash := sorted(vocab.keys() & special):
+        raise UserError(
+            f"The special token {clash[0]!r} is spelled like an entry of the tokenizer "
+            f"{tokenizer.name!r}: give it another name."
+        )
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": id, "content": token, **plain, "special": True}
+            for token, id in sorted(special.items(), key=lambda entry: entry[1])
+        ],
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": byte_level | {"trim_offsets": False},
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": vocab | special,
+            "merges": _merges(tokenizer),
+        },
+    }

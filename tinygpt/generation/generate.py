@@ -1,0 +1,108 @@
+"""One token after another: what the model has written becomes its next input.
+
+What it leaves out: how one token is chosen (see `sampling`), text as it comes (see
+`streaming`).
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tinygpt.generation.sampling import sample_next_token
+from tinygpt.model.kv_cache import KVCache
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """What `generate` needs of a model: what `GPT` has."""
+
+    training: bool
+
+    @property
+    def config(self) -> Any:
+        """Knows the `context_length`."""
+
+    def new_cache(self, batch_size: int) -> KVCache:
+        """An empty cache."""
+
+    def __call__(self, ids: Tensor, cache: KVCache | None) -> Tensor:
+        """Logits [B, T, V] of ids [B, T]."""
+
+    def train(self, mode: bool) -> Any:
+        """Dropout on or off."""
+
+
+def window_start(n_tokens: int, context_length: int) -> int:
+    """Where the model's view begins when the text has grown to `n_tokens`.
+
+    Up to the context length, at 0. After that the view lets go of half a context at a
+    time: it starts at the smallest multiple of half the context that makes the rest
+    fit. So the model always sees the last tokens, between half and all of its context,
+    their positions counted from 0, and the cache is filled anew only once in half a
+    context.
+
+    >>> [window_start(n, 8) for n in (8, 9, 12, 13)]
+    [0, 4, 4, 8]
+    """
+    half = max(1, context_length // 2)
+    excess = max(0, n_tokens - context_length)
+    return -(-excess // half) * half
+
+
+def generate(
+    model: LanguageModel,
+    ids: Int[Tensor, "B T"],
+    max_new_tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop_token: int | None = None,
+    use_cache: bool = True,
+) -> Iterator[Int[Tensor, " B"]]:
+    """Go on writing after `ids`; every step yields the next token of each row.
+
+    Past its context length the model sees what `window_start` says,
+    with the cache and without it, so both give the same tokens. Dropout is off while
+    a token is computed and back as it was afterwards. A batch stops when every row
+    has met `stop_token` (which is yielded too); rows that are done go on yielding it.
+
+    Raises:
+        ValueError: `ids` is empty, or longer than the context.
+    """
+    context_length = model.config.context_length
+    if not 1 <= ids.size(1) <= context_length:
+        raise ValueError(
+            f"a prompt needs 1 to {context_length} tokens, not {ids.size(1)}"
+        )
+    generator = torch.Generator(device=ids.device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    cache, start = model.new_cache(ids.size(0)) if use_cache else None, 0
+    done = torch.zeros(ids.size(0), dtype=torch.bool, device=ids.device)
+    for _ in range(max_new_tokens):
+        moved = window_start(ids.size(1), context_length)
+        if cache and moved != start:
+            cache.length = 0  # the view moved on: every position changed
+        start = moved
+        fresh = ids[:, start + (cache.length if cache else 0) :]
+        if was_training := model.training:  # each walk goes through every module
+            model.train(False)
+        with torch.inference_mode():  # a decorator does not reach every generator
+            logits = model(fresh, cache)[:, -1]
+        if was_training:
+            model.train(True)
+        token = sample_next_token(logits, temperature, top_k, top_p, generator)
+        if stop_token is not None:
+            token = token.masked_fill(done, stop_token)
+            done |= token == stop_token
+        yield token
+        if stop_token is not None and done.all():
+            return
+        ids = torch.cat([ids, token.unsqueeze(1)], dim=1)

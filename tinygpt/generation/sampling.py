@@ -1,0 +1,79 @@
+"""One next token, drawn from the logits: temperature, top-k and top-p.
+
+What it leaves out: beam search, penalties for repetition.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def _check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raise ValueError for an option that is out of range."""
+    if not temperature >= 0:  # nan is refused too
+        raise ValueError(f"temperature must be at least 0, not {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be more than 0 and at most 1, not {top_p}")
+
+
+def next_token_probabilities(
+    logits: Float[Tensor, "B V"],
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Float[Tensor, "B V"]:
+    """The distribution that `sample_next_token` draws from.
+
+    Logits are divided by `temperature` (0: all on the largest, the lowest id among
+    equals); then only the `top_k` largest stay; then only the smallest set of the
+    likeliest tokens whose probabilities reach `top_p`. The rest is scaled to sum to 1.
+
+    Source: Fan et al. (2018), "Hierarchical Neural Story Generation", section 5.4
+    (top-k); Holtzman et al. (2020), "The Curious Case of Neural Text Degeneration",
+    section 3.1 (top-p).
+
+    Raises:
+        ValueError: temperature < 0 or nan, top_k < 1 or top_p outside (0, 1].
+
+    >>> next_token_probabilities(torch.tensor([[2.0, 2.0, 1.0]]), top_k=2).tolist()
+    [[0.5, 0.5, 0.0]]
+    """
+    _check_sampling(temperature, top_k, top_p)
+    if temperature == 0:
+        winner = logits.argmax(dim=-1, keepdim=True)
+        return torch.zeros_like(logits).scatter(-1, winner, 1.0)
+    scores = logits / temperature
+    if top_k is not None and top_k < scores.size(-1):
+        # No sorting: what is below the k-th largest goes, of its equals the later ones.
+        least = scores.topk(top_k).values[:, -1:]
+        equal = scores == least
+        room = top_k - (scores > least).sum(dim=-1, keepdim=True)
+        excess = equal & (equal.cumsum(dim=-1) > room)
+        scores = scores.masked_fill((scores < least) | excess, -torch.inf)
+    probabilities = scores.softmax(dim=-1)
+    if top_p is not None and top_p < 1:  # at 1, rounding must not drop the tail
+        # Stable: of equal scores, the lower id counts as the likelier.
+        order = scores.argsort(dim=-1, descending=True, stable=True)
+        ranked = probabilities.gather(-1, order)
+        before = ranked.cumsum(dim=-1) - ranked
+        ranked = ranked.where(before < top_p, 0.0)
+        ranked = ranked / ranked.sum(dim=-1, keepdim=True)
+        probabilities = probabilities.scatter(-1, order, ranked)
+    return probabilities
+
+
+def sample_next_token(
+    logits: Float[Tensor, "B V"],
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, " B"]:
+    """Draw one token per row from `next_token_probabilities`; same arguments."""
+    if temperature == 0:  # nothing to draw
+        _check_sampling(temperature, top_k, top_p)
+        return logits.argmax(dim=-1)
+    probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)

@@ -1,0 +1,5 @@
+"""Where a process runs: device, dtype, threads, signals, and other processes.
+
+The only room that reads or sets environment variables. `device` is one machine,
+`distributed` several processes, `fsdp` weights that are sharded over them.
+"""

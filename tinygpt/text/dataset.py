@@ -1,0 +1,174 @@
+"""From token ids to batches: the split, the windows.
+
+What it leaves out: finding and reading texts (see `texts`), turning them into ids (the
+tokenizer's work) and moving batches to a device (the trainer's).
+"""
+
+import mmap
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Int, Integer
+from torch import Tensor
+
+from tinygpt.errors import UserError
+from tinygpt.files import shipped
+from tinygpt.text.corpora import CORPORA, Chat, Corpus, fetch, load_chats, load_text
+
+__all__ = [  # the texts, too: a chapter finds what it reads in one place
+    "CORPORA",
+    "Batches",
+    "Chat",
+    "Corpus",
+    "fetch",
+    "load_chats",
+    "load_text",
+    "shipped",
+    "split_at",
+    "split_tokens",
+    "whole_split",
+]
+
+MADV_DONTNEED: int | None = getattr(mmap, "MADV_DONTNEED", None)  # not on Windows
+
+# Ids in memory, or a memory-mapped array of uint16 or uint32 ids on disk.
+Tokens = Int[Tensor, " N"] | Integer[np.ndarray, " N"]
+Batch = tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]
+
+# Enough to tell two models apart; a tenth of a gigabyte would take longer than a run.
+MOST_VALIDATION = 1_000_000
+
+
+def split_at(n: int, context_length: int, train_fraction: float = 0.9) -> int:
+    """How many of `n` ids, the first ones, to train on; the rest validate.
+
+    `int(train_fraction * n)`, but at most a million ids validate: of 50 ids, 45 train.
+    Raises `UserError` when a part is shorter than one window, context_length + 1 ids.
+    """
+    if not 0 < train_fraction < 1:
+        raise UserError(f"train_fraction is {train_fraction}: give one in (0, 1).")
+    cut = max(int(train_fraction * n), n - MOST_VALIDATION)
+    shorter = min(cut, n - cut)
+    if shorter < context_length + 1:
+        raise UserError(
+            f"The text is too short: of its {n} tokens {cut} train and {n - cut} "
+            "validate, but each part needs context_length + 1 = "
+            f"{context_length + 1}; give a longer text or a shorter context_length"
+            + (f" (at most {shorter - 1})." if shorter > 1 else ".")
+        )
+    return cut
+
+
+def split_tokens(
+    ids: Sequence[int] | Tokens, context_length: int, train_fraction: float = 0.9
+) -> tuple[Int[Tensor, " N_train"], Int[Tensor, " N_val"]]:
+    """The ids to train on and those to validate; raises what `split_at` raises."""
+    tokens = torch.from_numpy(np.asarray(ids).astype(np.int64))
+    cut = split_at(len(tokens), context_length, train_fraction)
+    return tokens[:cut], tokens[cut:]
+
+
+FORGET_AFTER = 1000  # windows
+
+
+def _map_of(tokens: Tokens) -> mmap.mmap | None:
+    """The map of a file that an array looks into."""
+    base: object = tokens
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, mmap.mmap) else None
+
+
+class Batches:
+    """Windows drawn without replacement; the batch is a pure function of seed and step.
+
+    An epoch is one permutation of `n_windows` windows, `context_length` apart, all
+    shifted by the same random offset, so that the cuts fall elsewhere in every epoch.
+    Nothing but the step need be stored to go on where a run stopped. With several
+    ranks each takes its slice of the global batch: two ranks with batch B see together
+    what one rank with 2B sees.
+
+    `tokens` may be a memory-mapped array: only the windows taken are read, and what was
+    read is given back after a while, so that memory does not grow with the file.
+    Raises `UserError` for fewer than context_length + 1 tokens and sizes out of range.
+    """
+
+    def __init__(
+        self, tokens: Tokens, context_length: int, batch_size: int, seed: int
+    ) -> None:
+        if context_length < 1 or batch_size < 1 or seed < 0:
+            raise UserError(
+                "context_length and batch_size must be at least 1 and seed at least 0, "
+                f"not {context_length}, {batch_size} and {seed}."
+            )
+        if len(tokens) < context_length + 1:
+            raise UserError(
+                f"{len(tokens)} tokens are too few for one window of context_length + "
+                f"1 = {context_length + 1}: give more text or a shorter context_length."
+            )
+        self.tokens = np.asarray(tokens)  # shares the memory, a mapped file's too
+        self.context_length = context_length
+        self.batch_size = batch_size
+        self.seed = seed
+        # One window fewer than fit at offset 0 leaves room to shift the others.
+        self.n_windows = max(1, len(tokens) // context_length - 1)
+        self._epoch, self._starts = -1, np.empty(0, dtype=np.int64)
+        self._map, self._taken = _map_of(tokens), 0
+
+    def epoch_of(self, step: int, world_size: int = 1) -> int:
+        """The epoch in which the first window of this step's batch lies."""
+        return step * self.batch_size * world_size // self.n_windows
+
+    def at(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """Inputs and targets (B, T) of `step`; the targets are the inputs' next ids.
+
+        Window i of step s is number p = s * batch_size * world_size + i of an endless
+        series: window `permutation[p % n_windows]` of epoch `p // n_windows`.
+        """
+        first = (step * world_size + rank) * self.batch_size
+        series = np.arange(first, first + self.batch_size)
+        epochs, position = np.divmod(series, self.n_windows)
+        starts = [  # of one epoch, rarely of two or more
+            self._epoch_starts(epoch)[position[epochs == epoch]]
+            for epoch in np.unique(epochs).tolist()
+        ]
+        index = np.concatenate(starts)[:, None] + np.arange(self.context_length + 1)
+        windows = torch.from_numpy(self.tokens[index].astype(np.int64, copy=False))
+        self._taken += self.batch_size
+        if self._map and MADV_DONTNEED and self._taken >= FORGET_AFTER:
+            self._map.madvise(MADV_DONTNEED)  # a window brings 64 KB with it on Linux
+            self._taken = 0
+        return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+
+    def _epoch_starts(self, epoch: int) -> np.ndarray:
+        """Where the windows of an epoch begin, in the epoch's order (n_windows,)."""
+        if epoch != self._epoch:
+            random = np.random.default_rng([self.seed, epoch])
+            starts = random.permutation(self.n_windows)
+            # The last target, at offset + n_windows * context_length, must exist.
+            room = len(self.tokens) - self.n_windows * self.context_length
+            starts *= self.context_length  # in place: a big text has many
+            starts += random.integers(min(self.context_length, room))
+            self._epoch, self._starts = epoch, starts
+        return self._starts
+
+
+def whole_split(
+    tokens: Tokens, context_length: int, batch_size: int
+) -> Iterator[Batch]:
+    """All of a split for evaluation, in order: every id but the first is a target once.
+
+    Yields (x, y) of shape (B, T) with B = batch_size windows, the last batch maybe
+    fewer; what is left over comes as a batch of its own, one shorter window. Of 12 ids
+    with context_length 4: targets 1-4 and 5-8, then 9-11.
+    """
+    ids = np.asarray(tokens)
+    full = (len(ids) - 1) // context_length * context_length
+    step = batch_size * context_length
+    pieces = [(at, min(at + step, full), context_length) for at in range(0, full, step)]
+    if full < len(ids) - 1:
+        pieces.append((full, len(ids) - 1, len(ids) - 1 - full))
+    for begin, end, width in pieces:
+        piece = torch.from_numpy(ids[begin : end + 1].astype(np.int64))
+        yield piece[:-1].view(-1, width), piece[1:].view(-1, width)
