@@ -121,9 +121,7 @@ class Run:
         ids = torch.tensor(tokenizer.encode(load_text("handbook")))
         cut = int(0.9 * len(ids))
         self.train, self.val = ids[:cut], ids[cut:]
-        self.val_bytes = sum(
-            len(tokenizer.token_bytes(i)) for i in self.val[1:].tolist()
-        )
+        self.val_bytes = sum(tokenizer.byte_lengths[i] for i in self.val[1:].tolist())
         torch.manual_seed(SEED)
         self.model = Demo(int(ids.max()) + 1)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)

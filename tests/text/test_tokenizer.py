@@ -234,6 +234,18 @@ def test_bytes_round_trip(handbook: Tokenizer, text: str) -> None:
     assert b"".join(map(handbook.token_bytes, ids)) == text.encode("utf-8")
 
 
+def test_byte_lengths_count_the_text_and_no_special_token(handbook: Tokenizer) -> None:
+    text = "größer als 漢字, sold"
+    marked = f"{text}<|endoftext|>{text}"
+    ids = handbook.encode(marked, allow_special=True)
+    assert handbook.end_of_text in ids
+    assert sum(handbook.byte_lengths[i] for i in ids) == 2 * len(text.encode())
+    gap = Tokenizer("gap", tiny().ranks, special_tokens={END_OF_TEXT: 300})
+    assert len(gap.byte_lengths) == gap.vocab_size == 301
+    assert gap.byte_lengths[257:259] == [3, 3]  # "ban", "ana"
+    assert gap.byte_lengths[259:] == [0] * 42
+
+
 def test_a_full_cache_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tk, "_CACHED_WORDS", 1)
     made = tiny()

@@ -144,9 +144,7 @@ def prepare(config: FinetuneConfig, world: World | None = None) -> Finetuning:
             f"{model.config.context_length} tokens"
         )
     size = config.batch_size
-    lengths = torch.tensor(
-        [len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
-    )
+    lengths = torch.tensor(tokenizer.byte_lengths)
     loss_fn: Callable[..., Tensor]
     batches: PackedBatches | Batches
     if holds_chats(config.data):

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import regex
@@ -143,6 +144,18 @@ class Tokenizer:
                 f"the ids 0 to {self.vocab_size - 1}: is this the model's tokenizer?"
             )
         return self._token_bytes.get(id, "\N{REPLACEMENT CHARACTER}".encode())
+
+    @cached_property
+    def byte_lengths(self) -> list[int]:
+        """UTF-8 bytes of text that each id stands for: `vocab_size` numbers.
+
+        0 for special tokens, which are no part of the text, and for ids in a gap: bits
+        per byte divides by the bytes of the text alone.
+        """
+        lengths = [0] * self.vocab_size
+        for token, i in self.ranks.items():
+            lengths[i] = len(token)
+        return lengths
 
     def merges(self) -> list[tuple[bytes, bytes]]:
         """The pairs in the order in which they were merged, recovered from the ranks.

@@ -56,8 +56,7 @@ class Corpus:
     @cached_property
     def byte_lengths(self) -> Int[Tensor, " V"]:
         """Bytes of every token."""
-        t = self.tokenizer
-        return torch.tensor([len(t.token_bytes(i)) for i in range(t.vocab_size)])
+        return torch.tensor(self.tokenizer.byte_lengths)
 
     @cached_property
     def known(self) -> Int[Tensor, " N"]:
