@@ -4,6 +4,8 @@ The import hook makes beartype check every jaxtyping annotation in `tinygpt`, so
 tensor of the wrong shape fails the test in which it first appears.
 """
 
+import base64
+import json
 import os
 import shutil
 import sys
@@ -16,6 +18,8 @@ from jaxtyping import install_import_hook
 hook = install_import_hook("tinygpt", "beartype.beartype")
 
 import pytest  # noqa: E402
+import tiktoken  # noqa: E402
+import tiktoken.registry  # noqa: E402
 import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,9 +33,9 @@ LONGEST = (
     "08_finetuning.ipynb",
     "07_training.ipynb",
     "test_playground.py",
-    "test_cli.py",
-    "test_pretrained.py",
-    "test_finetune.py",
+    "test_main.py",
+    "test_huggingface.py",
+    "test_finetuning_run.py",
     "10_inside.ipynb",
     "06_blocks.ipynb",
 )
@@ -114,9 +118,26 @@ def violations(page: Any) -> list[str]:
 
 
 @pytest.fixture
-def shared_dir() -> Path:
-    """Reference files beside the checkout; absent on most machines."""
-    folder = ROOT.parent / "shared"
-    if not folder.is_dir():
-        pytest.skip("no ../shared folder beside this checkout")
-    return folder
+def openai(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Excerpts of OpenAI's vocabularies, which tiktoken then gives by their names.
+
+    Nothing is downloaded: the whole files are megabytes. An excerpt has the pattern and
+    the special tokens, all single bytes, and every token within the words of its text,
+    each with its own id; so the words of this text get the ids that the whole
+    vocabulary gives them.
+    """
+    path = ROOT / "tests" / "text" / "openai_excerpt.json"
+    excerpt = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("gpt2", "cl100k_base"):
+        told = excerpt[name]
+        ids = map(int, told["single_bytes"].split())
+        ranks = {bytes([byte]): rank for byte, rank in enumerate(ids)}
+        ranks |= {base64.b64decode(token): i for token, i in told["tokens"].items()}
+        encoding = tiktoken.Encoding(
+            name,
+            pat_str=told["pattern"],
+            mergeable_ranks=ranks,
+            special_tokens=told["special_tokens"],
+        )
+        monkeypatch.setitem(tiktoken.registry.ENCODINGS, name, encoding)
+    return excerpt

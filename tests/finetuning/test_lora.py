@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.testing import assert_close
-from transformers import GPT2LMHeadModel
 
 from tinygpt.config import GPTConfig
 from tinygpt.errors import UserError
@@ -178,12 +176,14 @@ def test_save_and_load(model: GPT, ids: Tensor, tmp_path: Path) -> None:
 @pytest.mark.parametrize("targets", [("qkv",), ALL])
 def test_equal_to_peft(targets: tuple[str, ...], tmp_path: Path) -> None:
     """The same GPT-2 weights, the same adapters: logits, gradients, merged weights."""
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
     model, alphabet = GPT(GPTConfig(**(SHAPE | {"vocab_size": 257}))), range(256)
     export_gpt2(model, Tokenizer("bytes", {bytes([b]): b for b in alphabet}), tmp_path)
-    base = GPT2LMHeadModel.from_pretrained(tmp_path)
-    peft = get_peft_model(
+    base = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
+    twin = peft.get_peft_model(
         base,
-        LoraConfig(
+        peft.LoraConfig(
             r=3,
             lora_alpha=5,
             fan_in_fan_out=True,  # GPT-2 stores its matrices as [in, out]
@@ -192,28 +192,28 @@ def test_equal_to_peft(targets: tuple[str, ...], tmp_path: Path) -> None:
     )
     wrapped = add_lora(model, targets, rank=3, alpha=5.0)
     scramble(model)
-    twins = [m for m in base.modules() if hasattr(m, "lora_A")]
+    layers = [m for m in base.modules() if hasattr(m, "lora_A")]
     pairs = []
-    for name, twin in zip(wrapped, twins, strict=True):
-        layer = model.get_submodule(name)
-        pairs.append((layer.lora_a, twin.lora_A["default"].weight))
-        pairs.append((layer.lora_b, twin.lora_B["default"].weight))
+    for name, theirs in zip(wrapped, layers, strict=True):
+        ours = model.get_submodule(name)
+        pairs.append((ours.lora_a, theirs.lora_A["default"].weight))
+        pairs.append((ours.lora_b, theirs.lora_B["default"].weight))
     with torch.no_grad():
         for ours, other in pairs:
             other.copy_(ours)
     ids = torch.randint(257, (4, 11))
-    trained = sum(p.numel() for p in peft.parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in twin.parameters() if p.requires_grad)
     assert trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
-    ours, expected = model(ids), peft(ids).logits
-    assert_close(ours, expected, rtol=1e-5, atol=1e-5)
-    ours.square().sum().backward()
+    logits, expected = model(ids), twin(ids).logits
+    assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+    logits.square().sum().backward()
     expected.square().sum().backward()
     for mine, other in pairs:
         assert mine.grad.abs().max() > 0
         assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-4)
     merge(model)
-    merged = peft.merge_and_unload()
+    merged = twin.merge_and_unload()
     assert_close(model(ids), merged(ids).logits, rtol=1e-5, atol=1e-5)
     assert_close(
         model.blocks[1].attention.qkv.weight,

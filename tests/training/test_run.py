@@ -131,11 +131,8 @@ def test_a_preset_starts_as_unsure_as_a_fair_die(name: str) -> None:
     )
 
 
-def test_the_seed_preset_starts_as_unsure_as_a_fair_die(
-    shared_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_seed_preset_starts_as_unsure_as_a_fair_die(openai: object) -> None:
     """100,277 tokens: 11.52."""
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared_dir / "tiktoken_cache"))
     assert first_loss("seed") == pytest.approx(math.log(100_277), abs=0.15)
 
 
