@@ -1,6 +1,6 @@
 """A Sphinx extension: the same piece of the model in Python and in JavaScript.
 
-    :::{two-languages} block.layer_norm | layerNorm
+    :::{two-languages} model.block.layer_norm | layerNorm
     :::
 
 shows both sources as they stand in tinygpt/ and in book/_static/tinygpt.js, side by
@@ -22,14 +22,18 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "book" / "_static" / "tinygpt.js"
 
 
+def python_file(name: str) -> Path:
+    """The file of `room.module.anything`."""
+    return ROOT.joinpath("tinygpt", *name.split(".")[:2]).with_suffix(".py")
+
+
 def python_source(name: str) -> str:
-    """Source of `module.function` or `module.Class.method` of the package.
+    """Source of `room.module.function` or `room.module.Class.method` of the package.
 
     Raises:
         LookupError: there is no such module, function, class or method.
     """
-    module, *parts = name.split(".")
-    path = ROOT / "tinygpt" / f"{module}.py"
+    path, parts = python_file(name), name.split(".")[2:]
     if not path.is_file() or not parts:
         raise LookupError(f"tinygpt has no {name}")
     text = path.read_text(encoding="utf-8")
@@ -92,8 +96,7 @@ class TwoLanguages(SphinxDirective):
             shown += nodes.literal("", ", ".join(names))
             block = nodes.literal_block(code, code, language=language.lower())
             row += nodes.container("", shown, block)
-        modules = {name.split(".")[0] for name in sides[0]}
-        files = [ROOT / "tinygpt" / f"{module}.py" for module in sorted(modules)]
+        files = sorted({python_file(name) for name in sides[0]})
         for path in (*files, SCRIPT, Path(__file__)):
             self.env.note_dependency(str(path))  # when it changes, so does the page
         return [row]

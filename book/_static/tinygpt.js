@@ -4,7 +4,7 @@
 
    A table of shape [T, C] is a Float32Array of T * C numbers, one row after another;
    there is no batch axis. What it leaves out: training, dropout, reading any file but
-   those of tinygpt.web, patterns other than GPT-2's. */
+   those of tinygpt.formats.web, patterns other than GPT-2's. */
 "use strict";
 (function define(root) {
 
@@ -13,11 +13,11 @@
   /** Bad input, told in one sentence: what was wrong and what to do about it. */
   class UserError extends Error {}
 
-  function check(condition, sentence) {
+  function require(condition, sentence) {
     if (!condition) throw new UserError(sentence);
   }
 
-  // --- tokenizer.py -----------------------------------------------------------------
+  // --- text/bpe.py ------------------------------------------------------------------
 
   // GPT-2's words. \s and \S are spelled out, as JavaScript counts other characters.
   const GPT2_PATTERN = new RegExp(
@@ -91,6 +91,8 @@
     return parts;
   }
 
+  // --- text/tokenizer.py ------------------------------------------------------------
+
   /** A vocabulary: text -> ids and back. */
   class Tokenizer {
     /** `vocabulary[id]` are the token's bytes, one character each; null for a gap. */
@@ -103,7 +105,7 @@
       for (const [token, id] of this.specialTokens) this.bytes[id] = toBytes(token);
       this.vocabSize = this.bytes.length;
       for (let byte = 0; byte < 256; byte++) {
-        check(this.ranks.has(String.fromCharCode(byte)),
+        require(this.ranks.has(String.fromCharCode(byte)),
           `Tokenizer ${name} has no entry for the byte ${byte}, so it cannot write every text.`);
       }
       this.cache = new Map();
@@ -156,7 +158,7 @@
     }
   }
 
-  // --- embeddings.py ----------------------------------------------------------------
+  // --- model/embeddings.py ----------------------------------------------------------
 
   /** One learned vector per token: ids [T] -> rows of `weight` [T, C]. */
   class TokenEmbedding {
@@ -172,7 +174,7 @@
     }
   }
 
-  // --- positional.py ----------------------------------------------------------------
+  // --- model/positional.py ----------------------------------------------------------
 
   /** The table of sines and cosines [T, C], each sine followed by its cosine. */
   function sinusoidalPositions(contextLength, dModel) {
@@ -229,7 +231,7 @@
     }
   }
 
-  // --- attention.py -----------------------------------------------------------------
+  // --- model/attention.py -----------------------------------------------------------
 
   /** The sum of a[i + n] * b[j + n] for n from 0 to length - 1; in four parts, as a
       processor adds four sums at once faster than one number after another. */
@@ -368,7 +370,7 @@
     }
   }
 
-  // --- kv_cache.py ------------------------------------------------------------------
+  // --- model/kv_cache.py ------------------------------------------------------------
 
   /** Keys and values of all past tokens, one pair of tables [contextLength, C] per layer.
       `length` counts the tokens held; making it smaller forgets the last ones. */
@@ -392,7 +394,7 @@
     }
   }
 
-  // --- block.py ---------------------------------------------------------------------
+  // --- model/block.py ---------------------------------------------------------------
 
   /** Shift and scale every row of `x` [T, C] to mean 0 and variance 1. */
   function layerNorm(x, C, eps = 1e-5) {
@@ -515,7 +517,7 @@
     }
   }
 
-  // --- gpt.py -----------------------------------------------------------------------
+  // --- model/gpt.py -----------------------------------------------------------------
 
   /** Token ids in, logits out, and nothing else. */
   class GPT {
@@ -575,9 +577,9 @@
         token see those behind it too. */
     vectors(ids, cache = this.newCache(), look = {}) {
       const { context_length: room, vocab_size } = this.config;
-      check(cache.length + ids.length <= room,
+      require(cache.length + ids.length <= room,
         `${cache.length + ids.length} tokens, but the context holds ${room}`);
-      check(ids.every((id) => Number.isInteger(id) && id >= 0 && id < vocab_size),
+      require(ids.every((id) => Number.isInteger(id) && id >= 0 && id < vocab_size),
         `A token id lies outside the vocabulary of ${vocab_size}: is this the model's tokenizer?`);
       let x = this.embed(ids, cache.length);
       this.blocks.forEach((block, layer) => {
@@ -601,14 +603,14 @@
     }
   }
 
-  // --- generation.py ----------------------------------------------------------------
+  // --- generation/sampling.py -------------------------------------------------------
 
   /** The distribution [V] that `sampleNextToken` draws from: temperature, then top-k,
       then top-p; of equal logits, the lower id counts as the likelier. */
   function nextTokenProbabilities(logits, { temperature = 1, topK = null, topP = null } = {}) {
-    check(temperature >= 0, `temperature must be at least 0, not ${temperature}`);
-    check(topK === null || topK >= 1, `top_k must be at least 1, not ${topK}`);
-    check(topP === null || (topP > 0 && topP <= 1),
+    require(temperature >= 0, `temperature must be at least 0, not ${temperature}`);
+    require(topK === null || topK >= 1, `top_k must be at least 1, not ${topK}`);
+    require(topP === null || (topP > 0 && topP <= 1),
       `top_p must be more than 0 and at most 1, not ${topP}`);
     if (temperature === 0) {
       const winner = logits.indexOf(logits.reduce((a, b) => Math.max(a, b)));
@@ -654,6 +656,8 @@
     return last;
   }
 
+  // --- generation/generate.py -------------------------------------------------------
+
   /** Where the model's view begins when the text has grown to `nTokens`: it lets go of
       half a context at a time. windowStart of 8, 9, 12, 13 at 8 is 0, 4, 4, 8. */
   function windowStart(nTokens, contextLength) {
@@ -664,7 +668,7 @@
   /** Go on writing after `ids`: yields one id after another. */
   function* generate(model, ids, maxNewTokens, { seed, stopToken, ...options } = {}) {
     const contextLength = model.config.context_length;
-    check(ids.length >= 1 && ids.length <= contextLength,
+    require(ids.length >= 1 && ids.length <= contextLength,
       `a prompt needs 1 to ${contextLength} tokens, not ${ids.length}`);
     const random = seededRandom(seed), cache = model.newCache();
     let start = 0;
@@ -681,6 +685,8 @@
     }
   }
 
+  // --- generation/streaming.py ------------------------------------------------------
+
   /** Text of `tokens` piece by piece, never half a character. */
   function* streamText(tokens, tokenizer) {
     const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
@@ -692,7 +698,7 @@
     if (rest) yield rest;
   }
 
-  // --- chat.py ----------------------------------------------------------------------
+  // --- finetuning/chat.py -----------------------------------------------------------
 
   /** The text without the white space around it, as Python's `strip` counts it. */
   function strip(text) {
@@ -707,7 +713,7 @@
       message is { role: "user" or "assistant", content }. */
   function chatPrompt(messages, tokenizer) {
     const end = tokenizer.endOfText;
-    check(end !== undefined, `tokenizer ${tokenizer.name} has no <|endoftext|> to stop at`);
+    require(end !== undefined, `tokenizer ${tokenizer.name} has no <|endoftext|> to stop at`);
     const parts = messages.map(({ role, content }) => (role === "assistant"
       ? [...tokenizer.encode("Assistant:"), ...tokenizer.encode(` ${strip(content)}`), end]
       : tokenizer.encode(`User: ${strip(content)}\n`)));
@@ -719,7 +725,7 @@
     let kept = messages, n;
     while ((n = chatPrompt(kept, tokenizer).length) > room) {
       const later = kept.findIndex(({ role }, i) => i > 0 && role === "user");
-      check(later > 0, `The message has ${n} tokens, but the model has room for ${room}: ` +
+      require(later > 0, `The message has ${n} tokens, but the model has room for ${room}: ` +
         "say it in fewer words.");
       kept = kept.slice(later);
     }
@@ -744,7 +750,7 @@
     }
   }
 
-  // --- web.py: the weight file ------------------------------------------------------
+  // --- formats/web.py: the weight file ----------------------------------------------
 
   const FORMAT = "tinygpt web 1";
   const START = "globalThis.tinygptModel = ";
@@ -774,32 +780,32 @@
   /** The whole numbers and the words in a file's config; a damaged one is refused. */
   function checkConfig(config) {
     for (const name of [...SIZES, ...(config.d_ff === null ? [] : ["d_ff"])]) {
-      check(Number.isInteger(config[name]) && config[name] >= 1 && config[name] < LARGEST,
+      require(Number.isInteger(config[name]) && config[name] >= 1 && config[name] < LARGEST,
         `The model file has ${name} = ${config[name]}: ${AGAIN}.`);
     }
     for (const [name, known] of Object.entries(CHOICES)) {
-      check(known.includes(config[name]),
+      require(known.includes(config[name]),
         `The model file has ${name} = ${config[name]}, which this page does not know: ${AGAIN}.`);
     }
-    check(config.d_model % config.n_heads === 0,
+    require(config.d_model % config.n_heads === 0,
       `The model file has ${config.n_heads} heads for ${config.d_model} numbers: ${AGAIN}.`);
     const cached = 2 * config.n_layers * config.context_length * config.d_model;
-    check(4 * cached <= LARGEST, "The model's context is too long for a page: train one with " +
+    require(4 * cached <= LARGEST, "The model's context is too long for a page: train one with " +
       "a shorter context_length.");
   }
 
   /** Model and tokenizer from what a weight file put into `globalThis.tinygptModel`. */
   function buildModel(file) {
-    check(file?.format === FORMAT && typeof file.weights === "string",
+    require(file?.format === FORMAT && typeof file.weights === "string",
       `This is no model file of the format "${FORMAT}": ${AGAIN}.`);
     const { config, tokenizer, tensors, weights } = file;
     const { vocabulary, special_tokens: special } = tokenizer ?? {};
-    check(config && special &&
+    require(config && special &&
       Array.isArray(tensors) && tensors.every((tensor) => Array.isArray(tensor?.[1])) &&
       Array.isArray(vocabulary) && vocabulary.every((t) => t === null || typeof t === "string"),
       `Parts of the model file are missing: ${AGAIN}.`);
     checkConfig(config);
-    check(vocabulary.length <= config.vocab_size &&
+    require(vocabulary.length <= config.vocab_size &&
       Object.values(special).every((id) => Number.isInteger(id) && id < config.vocab_size),
       `The tokenizer has more ids than the model's ${config.vocab_size}: ${AGAIN}.`);
     const floats = makeFloats(), places = new Map();
@@ -809,11 +815,11 @@
       end += shape.reduce((a, b) => a * b, 1);
       places.set(name, { shape, start, end });
     }
-    check(end === weights.length,
+    require(end === weights.length,
       `The model file holds ${weights.length} numbers in place of ${end}: ${AGAIN}.`);
     const take = (name, ...shape) => {
       const place = places.get(name);
-      check(String(place?.shape) === String(shape),
+      require(String(place?.shape) === String(shape),
         `The model file holds ${name} as [${place?.shape}] in place of [${shape}]: ${AGAIN}.`);
       const tensor = new Float32Array(place.end - place.start);
       for (let i = 0; i < tensor.length; i++) {
@@ -822,7 +828,7 @@
       return tensor;
     };
     const model = new GPT(config, take);
-    check(Number.isFinite(total), `A weight in the model file is no number: ${AGAIN}.`);
+    require(Number.isFinite(total), `A weight in the model file is no number: ${AGAIN}.`);
     root.tinygptSimd?.speedUp(model);
     return { model, tokenizer: new Tokenizer(tokenizer) };
   }
@@ -830,12 +836,12 @@
   /** Model and tokenizer from the bytes of a weight file (an ArrayBuffer or a view of
       one), read as data: no script runs. */
   function readModel(bytes) {
-    check(bytes.byteLength <= LARGEST, `The file has ${Math.round(bytes.byteLength / 1e6)} MB, ` +
+    require(bytes.byteLength <= LARGEST, `The file has ${Math.round(bytes.byteLength / 1e6)} MB, ` +
       `more than the ${Math.round(LARGEST / 1e6)} MB that a page can hold: choose a smaller model.`);
     const text = new TextDecoder("utf-16le").decode(bytes);
-    check(text.startsWith(START), "This is no model file: choose the model.js that tinygpt " +
+    require(text.startsWith(START), "This is no model file: choose the model.js that tinygpt " +
       "export --format web wrote.");
-    check(text.endsWith(";\n"), `The model file is cut off: copy it anew, or ${AGAIN}.`);
+    require(text.endsWith(";\n"), `The model file is cut off: copy it anew, or ${AGAIN}.`);
     let file;
     try {
       file = JSON.parse(text.slice(START.length, -2));

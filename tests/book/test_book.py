@@ -28,27 +28,41 @@ CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 PAGES = sorted((ROOT / "book").glob("*.md"))
 # What each chapter is about, in order; it may import these and all before them.
 MODULES = {
-    "01_tokenization": {"tokenizer"},
+    "01_tokenization": {"text.tokenizer"},
     "02_embeddings": {
-        "embeddings",
-        "pretrained",  # for a table that has learned; explained in chapter 08
+        "model.embeddings",
+        "formats.huggingface",  # for a table that has learned; see chapter 08
     },
-    "03_positional": {"positional"},
-    "04_attention": {"attention"},
-    "05_masking": {"masking"},
-    "06_blocks": {"block", "gpt"},
-    "07_training": {"evaluation", "trainer", "checkpoint"},
-    "08_finetuning": {"pretrained", "finetune", "lora"},
-    "09_generation": {"kv_cache"},
+    "03_positional": {"model.positional"},
+    "04_attention": {"model.attention"},
+    "05_masking": {"model.masking"},
+    "06_blocks": {"model.block", "model.gpt"},
+    "07_training": {"training.evaluation", "training.trainer", "training.checkpoint"},
+    "08_finetuning": {"finetuning.chat", "finetuning.lora", "finetuning.run"},
+    "09_generation": {"model.kv_cache", "generation.generate"},
     "10_inside": set(),
 }
-# What it may use besides: the wiring, and what is explained later.
+# What it may use besides: parts of its own room, and what is explained later.
 BESIDES = {
-    "07_training": {"muon", "optimizers", "pretrain", "generation"},
-    "08_finetuning": {"chat"},
+    "01_tokenization": {"text.bpe", "text.bpe_training", "text.corpora"},
+    "07_training": {
+        "files",
+        "generation.generate",
+        "training.muon",
+        "training.optimizers",
+        "training.run",
+        "training.schedule",
+    },
+    "09_generation": {"generation.sampling", "generation.streaming"},
 }
-ALWAYS = {"config", "plotting", "exhibit", "model_map", "errors", "dataset"}
-# dataset: every chapter works on the real text, and this is where it is read.
+ALWAYS = {
+    "config",
+    "course.model_map",
+    "course.notebook",
+    "course.plotting",
+    "errors",
+    "text.dataset",  # every chapter works on the real text, and here it is read
+}
 BONES = (
     "The idea",
     "By hand",
@@ -105,10 +119,11 @@ def test_the_table_of_contents_is_complete() -> None:
 @each_chapter
 def test_every_chapter_has_its_modules_tests_and_exercises(path: Path) -> None:
     for module in MODULES[path.stem]:
-        assert (ROOT / "tinygpt" / f"{module}.py").is_file()
-        assert (ROOT / "tests" / f"test_{module}.py").is_file()
+        room, name = module.split(".")
+        assert (ROOT / "tinygpt" / room / f"{name}.py").is_file()
+        assert list((ROOT / "tests" / room).glob(f"test_*{name}.py"))
     name = path.stem.split("_", 1)[1]
-    assert (ROOT / "tinygpt" / "checks" / f"{name}.py").is_file()
+    assert (ROOT / "tinygpt" / "course" / "exercises" / f"{name}.py").is_file()
 
 
 @each_chapter
@@ -131,8 +146,7 @@ def test_imports_follow_the_order_of_chapters(path: Path) -> None:
     for node in ast.walk(ast.parse(code(path))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tiny"):
             module = node.module.removeprefix("tinygpt").removeprefix(".")
-            names = [module.split(".")[0]] if module else [a.name for a in node.names]
-            assert set(names) <= allowed, f"{path.stem} imports {names}"
+            assert module in allowed, f"{path.stem} imports {node.module}"
 
 
 @each_chapter
@@ -198,7 +212,8 @@ def test_every_exercise_has_a_check_and_a_solution_that_passes(path: Path) -> No
     name = path.stem.split("_", 1)[1]
     asked = re.findall(r"^:::+\{exercise\}.*\n:label: ex-([\w-]+)", text, re.MULTILINE)
     solved = re.findall(r"^:::+\{solution\} ex-([\w-]+)", text, re.MULTILINE)
-    checks = dict(re.findall(r'tinygpt\.check\(\s*"([\w.]+)",\s*(\w+)', code(path)))
+    calls = r'tinygpt\.check_answer\(\s*"([\w.]+)",\s*(\w+)'
+    checks = dict(re.findall(calls, code(path)))
     assert 3 <= len(asked) <= 5
     assert asked == solved
     assert asked == [check.replace(".", "-").replace("_", "-") for check in checks]
@@ -234,12 +249,47 @@ def test_every_term_is_in_the_glossary_once_and_in_order() -> None:
     assert terms == sorted(set(terms), key=str.lower)
 
 
-def test_every_module_is_in_the_api_reference() -> None:
-    pages = (ROOT / "book").glob("api_*.md")
-    text = "".join(page.read_text(encoding="utf-8") for page in pages)
-    listed = set(re.findall(r"automodule:: tinygpt\.(\w+)", text))
-    there = {p.stem for p in (ROOT / "tinygpt").glob("*.py")} | {"checks"}
-    assert listed == there - {"__init__", "__main__", "cli"}
+def dotted(path: Path) -> str:
+    """The name by which Python imports a file of the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def test_every_module_is_in_the_api_reference_once() -> None:
+    listed = re.findall(
+        r"^\.\. automodule:: (\S+)$",
+        "".join(page.read_text(encoding="utf-8") for page in PAGES),
+        re.MULTILINE,
+    )
+    there = {dotted(path) for path in (ROOT / "tinygpt").rglob("*.py")}
+    hidden = {"tinygpt.__main__"}  # one line that calls the command
+    hidden |= {m for m in there if m.startswith("tinygpt.course.exercises.")}  # answers
+    assert sorted(listed) == sorted(there - hidden)
+
+
+ROOMS = [path.parent.name for path in sorted((ROOT / "tinygpt").glob("*/__init__.py"))]
+
+
+def test_the_reference_has_a_page_for_each_room() -> None:
+    for room in ROOMS:
+        text = (ROOT / "book" / f"api_{room}.md").read_text(encoding="utf-8")
+        headings = re.findall(r"^## `(.*)`$", text, re.MULTILINE)
+        listed = re.findall(r"automodule:: (\S+)", text)
+        assert listed == [f"tinygpt.{room}", *headings]
+        assert all(name.startswith(f"tinygpt.{room}.") for name in headings)
+
+
+def test_the_readme_lists_the_rooms_and_their_modules() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)/` \| (.*) \|.*\|.*\|$", text, re.MULTILINE)
+    assert sorted(room for room, _ in rows) == ROOMS
+    for room, cell in rows:
+        folder = ROOT / "tinygpt" / room
+        there = {p.stem for p in folder.glob("*.py")} - {"__init__"}
+        there |= {p.parent.name for p in folder.glob("*/__init__.py")}
+        assert set(re.findall(r"`(\w+)`", cell)) == there, room
+    files = {p.name for p in (ROOT / "tinygpt").glob("*.py")} - {"__main__.py"}
+    assert set(re.findall(r"^\| `(\w+\.py)` \|", text, re.MULTILINE)) == files
 
 
 def test_formulas_and_scripts_come_with_the_site() -> None:
@@ -270,9 +320,9 @@ def test_the_widgets_show_what_the_trained_model_says() -> None:
 # --- The same model in two languages -----------------------------------------------
 
 NAMED_OTHERWISE = {  # what the two do in other steps, or in opposite directions
-    "positional.RotaryPositions.forward": "RotaryPositions.turn",
-    "gpt.GPT.forward": "GPT.nextLogits",
-    "web.characters": "makeFloats",
+    "model.positional.RotaryPositions.forward": "RotaryPositions.turn",
+    "model.gpt.GPT.forward": "GPT.nextLogits",
+    "formats.web.characters": "makeFloats",
 }
 
 
@@ -298,16 +348,19 @@ def test_every_function_shown_exists_in_both_languages() -> None:
             assert source.endswith("\n}")
     twins = {python[-1]: javascript[-1] for python, javascript in pairs if python}
     for python, javascript in twins.items():
-        same = camel_case(python.split(".", 1)[1])
+        same = camel_case(python.split(".", 2)[2])
         assert javascript == NAMED_OTHERWISE.get(python, same)
 
-    sections = re.findall(r"^  // --- (\w+)\.py", tool.SCRIPT.read_text("utf-8"), re.M)
+    script = tool.SCRIPT.read_text("utf-8")
+    sections = re.findall(r"^  // --- ([\w/]+)\.py", script, re.MULTILINE)
     assert all((ROOT / "tinygpt" / f"{module}.py").is_file() for module in sections)
-    order = [sections.index(name.split(".")[0]) for name in twins]
+    order = [sections.index("/".join(name.split(".")[:2])) for name in twins]
     assert order == sorted(order), "the page, the script and this list go the same way"
 
 
-@pytest.mark.parametrize("name", ["block", "block.Nothing", "nothing.at_all"])
+@pytest.mark.parametrize(
+    "name", ["model", "model.block", "model.block.Nothing", "nothing.at_all"]
+)
 def test_a_name_that_nothing_has_stops_the_build(name: str) -> None:
     pytest.importorskip("sphinx", reason="the packages that build the site")
     tool = load_tool("two_languages")
