@@ -148,7 +148,7 @@ def read(path: str) -> None:
 
     The default preset's corpus, batches and model, so that its memory is training's.
     """
-    from tinygpt.config import PRESETS
+    from tinygpt.presets import PRESETS
     from tinygpt.training.run import prepare as prepare_run
 
     run = prepare_run(*recipe(path, PRESETS))
@@ -166,7 +166,7 @@ def recipe(path: str, presets: dict[str, Any]) -> tuple[Any, Any]:
     from dataclasses import replace
 
     preset = presets["tiny"]
-    train = replace(preset.train, dataset=path, device="cpu", steps=10**6)
+    train = replace(preset.train, data=path, device="cpu", steps=10**6)
     return preset.model, replace(train, eval_interval=10**6)
 
 
@@ -178,7 +178,7 @@ def train(path: str, n: int) -> None:
     import numpy as np
     import torch
 
-    from tinygpt.config import PRESETS
+    from tinygpt.presets import PRESETS
     from tinygpt.text.dataset import Batches
     from tinygpt.training.run import prepare as prepare_run
 

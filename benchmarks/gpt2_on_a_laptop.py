@@ -27,9 +27,10 @@ def measure(variant: str, steps: int) -> dict[str, object]:
     calm_threads()
     import torch
 
-    from tinygpt.config import PRESETS, FinetuneConfig
+    from tinygpt.config import FinetuneConfig
     from tinygpt.finetuning.lora import add_lora
     from tinygpt.model.gpt import GPT
+    from tinygpt.presets import PRESETS
     from tinygpt.training.evaluation import cross_entropy
     from tinygpt.training.optimizers import make_optimizers
 
@@ -38,7 +39,7 @@ def measure(variant: str, steps: int) -> dict[str, object]:
     model.recompute = "recomputed" in variant
     if "LoRA" in variant:
         add_lora(model, rank=8, alpha=16.0)
-    (optimizer,) = make_optimizers(model, FinetuneConfig().train_config(steps))
+    (optimizer,) = make_optimizers(model, FinetuneConfig(steps=steps))
     ids = torch.randint(0, 50257, (BATCH, WINDOW + 1))
     times = []
     for _ in range(steps + 1):

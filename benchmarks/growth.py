@@ -29,8 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tinygpt.config import PRESETS, GPTConfig, TrainConfig, replace
+from tinygpt.config import GPTConfig, TrainConfig, replace
 from tinygpt.model.gpt import GPT
+from tinygpt.presets import PRESETS
 from tinygpt.training.evaluation import cross_entropy
 from tinygpt.training.optimizers import make_optimizers
 from tinygpt.training.run import prepare

@@ -28,8 +28,9 @@ from side_by_side import (
     span,
 )
 
-from tinygpt.config import PRESETS, replace
+from tinygpt.config import replace
 from tinygpt.model.gpt import GPT
+from tinygpt.presets import PRESETS
 from tinygpt.text.tokenizer import get_tokenizer
 from tinygpt.training.checkpoint import RunFolder
 

@@ -22,15 +22,15 @@ calm_threads()
 import seed_demo
 from side_by_side import arguments, load, machine, median, pairs, ratio, row, save, span
 
-from tinygpt.config import PRESETS
+from tinygpt.presets import PRESETS
 from tinygpt.training.run import prepare
-from tinygpt.training.trainer import Look
+from tinygpt.training.trainer import EvalReport
 
 PRESET = PRESETS["tiny"]
 GOAL, LEAST = 250, 100  # times faster
 
 
-def looks(eval_interval: int) -> Iterator[Look]:
+def looks(eval_interval: int) -> Iterator[EvalReport]:
     """A run of the default preset; every look takes the whole split, not a sample."""
     config = replace(PRESET.train, eval_windows=10**9, eval_interval=eval_interval)
     return prepare(PRESET.model, config).trainer.run()
@@ -41,7 +41,7 @@ def main() -> None:
     seed = load("seed_demo")
     target, steps = seed["bits_per_byte"], seed["steps"]
     stretch = 20 if args.quick else 100  # each begins with the demo's evaluation
-    demo, reached = seed_demo.Run(), list[Look]()
+    demo, reached = seed_demo.Run(), list[EvalReport]()
 
     def ours() -> float:
         start = time.perf_counter()

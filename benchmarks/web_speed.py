@@ -44,12 +44,12 @@ from side_by_side import (
 )
 from torch import Tensor, nn
 
-from tinygpt.config import PRESETS
 from tinygpt.errors import UserError
 from tinygpt.formats.huggingface import load_gpt2
 from tinygpt.formats.web import export_web
 from tinygpt.generation.generate import generate
 from tinygpt.model.gpt import GPT
+from tinygpt.presets import PRESETS
 from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,7 +13,6 @@ import matplotlib as mpl
 import torch
 from matplotlib.axes import Axes
 
-from tinygpt.config import PRESETS
 from tinygpt.course.model_map import model_map
 from tinygpt.course.plotting import (
     PAPER,
@@ -25,6 +24,7 @@ from tinygpt.course.plotting import (
 )
 from tinygpt.model.masking import causal_mask
 from tinygpt.model.positional import sinusoidal_positions
+from tinygpt.presets import PRESETS
 from tinygpt.training.run import prepare
 
 HERE = Path(__file__).resolve().parent

@@ -18,9 +18,10 @@ from textwrap import TextWrapper
 import torch
 
 from tinygpt.cli.main import main as tinygpt
-from tinygpt.config import PRESETS, FinetuneConfig
+from tinygpt.config import FinetuneConfig
 from tinygpt.finetuning.run import load_model
 from tinygpt.finetuning.run import prepare as prepare_chats
+from tinygpt.presets import PRESETS
 from tinygpt.training.checkpoint import RunFolder, load_run, save_tensors
 from tinygpt.training.evaluation import Evaluation
 from tinygpt.training.run import Corpus

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tinygpt import config, presets
 from tinygpt.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,7 +21,7 @@ spec = importlib.util.spec_from_file_location(
 )
 config_module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(config_module)
-PRESETS, from_dict = config_module.PRESETS, config_module.from_dict
+from_dict, FinetuneConfig = config_module.from_dict, config_module.FinetuneConfig
 GPTConfig, TrainConfig = config_module.GPTConfig, config_module.TrainConfig
 
 NAN, INF = float("nan"), float("inf")
@@ -110,8 +111,13 @@ BAD_RUNS = [
     ({"minutes": -1.5}, "minutes must be more than 0, not -1.5"),
     (
         {"warmup_steps": 30, "steps": 20},
-        "warmup_steps 30 is longer than the run of 20",
+        "warmup_steps 30 is longer than the run of 20 steps",
     ),
+    (
+        {"warmup_steps": 30, "steps": 20, "minutes": 2.0},
+        "warmup_steps 30 is longer than the run of 20 steps",
+    ),
+    ({"steps": None}, "steps must be a whole number, not None"),
     ({"seed": 2**63}, f"seed must be below 2**63, not {2**63}"),
     ({"optimizer": "sgd"}, "optimizer must be one of adamw, muon, not 'sgd'"),
     ({"schedule": "step"}, "schedule must be one of constant, cosine, linear"),
@@ -122,7 +128,7 @@ BAD_RUNS = [
     ({"grad_clip": INF}, "grad_clip must be a finite number, not inf"),
     ({"minutes": NAN}, "minutes must be a finite number, not nan"),
     ({"compile": 0}, "compile must be True or False, not 0"),
-    ({"dataset": 7}, "dataset must be a text, not 7"),
+    ({"data": 7}, "data must be a text, not 7"),
 ]
 
 
@@ -144,7 +150,6 @@ def test_limits_themselves_are_allowed() -> None:
     TrainConfig(**dict(AT_LEAST))
     TrainConfig(seed=2**63 - 1, decay_fraction=1, final_lr_fraction=1)
     TrainConfig(steps=20, warmup_steps=20)
-    TrainConfig(steps=20, warmup_steps=30, minutes=2)  # the clock ends the run
 
 
 def test_derived_sizes() -> None:
@@ -153,18 +158,64 @@ def test_derived_sizes() -> None:
     assert replace(config, d_ff=20).ff_width == 20
 
 
-@pytest.mark.parametrize("name", PRESETS)
+BAD_FINETUNINGS = [
+    ({"epochs": 0.0}, "epochs must be more than 0, not 0.0"),
+    ({"lora_rank": 0}, "lora_rank must be positive, not 0"),
+    ({"lora_alpha": -1.0}, "lora_alpha must be positive, not -1.0"),
+    ({"window": 0}, "window must be positive, not 0"),
+    ({"dropout": 1.0}, "dropout must be in [0, 1), not 1.0"),
+    ({"lora_dropout": -0.1}, "lora_dropout must be in [0, 1), not -0.1"),
+    ({"lora": 1}, "lora must be True or False, not 1"),
+    ({"steps": 0}, "steps must be at least 1, not 0"),
+    ({"steps": 4}, "warmup_steps 5 is longer than the run of 4 steps"),
+    ({"beta1": 1.0}, "beta1 must be below 1, not 1.0"),
+    ({"data": None}, "data must be a text, not None"),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), BAD_FINETUNINGS)
+def test_bad_finetuning_is_refused_by_name_and_value(
+    changes: dict, sentence: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        FinetuneConfig(**changes)
+
+
+def test_finetuning_has_every_setting_of_training_but_the_tokenizer() -> None:
+    config = FinetuneConfig(schedule="linear", checkpoint_interval=7, steps=40)
+    assert isinstance(config, TrainConfig)
+    assert (config.schedule, config.checkpoint_interval) == ("linear", 7)
+    assert config.tokenizer == ""  # the model brings its own: no name is pretended
+    with pytest.raises(TypeError, match="tokenizer"):
+        FinetuneConfig(tokenizer="gpt2")
+    assert from_dict(FinetuneConfig, asdict(config)) == config
+
+
+def test_steps_are_filled_in_from_epochs() -> None:
+    # 3 epochs of 20 windows in steps of 2 x 4, or in steps of 2 ranks x 2 x 4.
+    config = FinetuneConfig(epochs=3.0, batch_size=4, grad_accumulation=2)
+    assert config.steps is None
+    assert config.with_steps(20).steps == 8
+    assert config.with_steps(20).warmup_steps == 5
+    two_ranks = config.with_steps(20, world_size=2)
+    assert (two_ranks.steps, two_ranks.warmup_steps) == (4, 4)
+    assert config.with_steps(1).steps == 1  # one step at least
+    assert replace(config, steps=6).with_steps(20).steps == 6
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
 def test_preset_survives_a_round_trip(name: str) -> None:
-    preset = PRESETS[name]
-    assert from_dict(GPTConfig, asdict(preset.model)) == preset.model
-    assert from_dict(TrainConfig, asdict(preset.train)) == preset.train
+    preset = presets.PRESETS[name]
+    model, train = asdict(preset.model), asdict(preset.train)
+    assert from_dict(config.GPTConfig, model) == preset.model
+    assert from_dict(config.TrainConfig, train) == preset.train
 
 
 def test_presets_are_the_ones_promised() -> None:
     gpt2 = ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
-    assert {"tiny", "seed", *gpt2} <= set(PRESETS)
+    assert set(presets.PRESETS) == {"tiny", "pocket", "seed", *gpt2}
     for name in gpt2:
-        assert PRESETS[name].model.head_dim == 64
+        assert presets.PRESETS[name].model.head_dim == 64
 
 
 def test_unknown_setting_is_named() -> None:
@@ -174,5 +225,5 @@ def test_unknown_setting_is_named() -> None:
 
 
 def test_config_loads_without_torch() -> None:
-    code = "import sys, tinygpt.config; sys.exit('torch' in sys.modules)"
+    code = "import sys, tinygpt.presets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -45,7 +45,7 @@ def configs(folder: Path, **other: Any) -> tuple[GPTConfig, TrainConfig]:
     """Settings of model and training; `other` changes some of the latter."""
     text, vocabulary = write_text(folder)
     fixed = {"device": "cpu", "dtype": "float32", "optimizer": "muon"}
-    train = TRAIN | fixed | {"dataset": str(text), "tokenizer": str(vocabulary)}
+    train = TRAIN | fixed | {"data": str(text), "tokenizer": str(vocabulary)}
     return GPTConfig(**MODEL), TrainConfig(**(train | other))
 
 
@@ -55,7 +55,7 @@ def words(folder: Path, name: str, **other: Any) -> list[str]:
     options = {
         **MODEL,
         **TRAIN,
-        "dataset": text,
+        "data": text,
         "tokenizer": vocabulary,
         "device": "cpu",
         "dtype": "float32",

@@ -1,4 +1,4 @@
-"""Every number that somebody chose: the model's shape, the training run, the presets.
+"""Every number that somebody chose: the model's shape, training and fine-tuning.
 
 The dataclasses check themselves when they are made and raise a UserError for a value
 of another type or out of range. This module never imports torch, so that `tinygpt
@@ -6,11 +6,12 @@ of another type or out of range. This module never imports torch, so that `tinyg
 """
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_origin
 
 from tinygpt.errors import require
 
+IGNORE_INDEX = -100  # a target that does not count; torch's own default
 KINDS = {
     int: "a whole number",
     float: "a finite number",
@@ -25,8 +26,8 @@ def check_types(config: Any) -> None:
     Raises:
         UserError: one is not.
     """
-    for field in fields(config):
-        name, value, kind = field.name, getattr(config, field.name), field.type
+    for setting in fields(config):
+        name, value, kind = setting.name, getattr(config, setting.name), setting.type
         options = get_args(kind) or (kind,)  # int | None -> (int, NoneType)
         if get_origin(kind) is Literal:
             known = ", ".join(options)
@@ -59,15 +60,15 @@ class GPTConfig:
     d_ff: int | None = None
     """Width of the feed-forward layer; 4 times d_model if not given."""
     dropout: float = 0.0
-    """Share of the numbers set to zero while training."""
+    """Share of the activations set to zero during training."""
     positions: Literal["learned", "sinusoidal", "rotary"] = "learned"
-    """How a token knows its place."""
+    """How positions are encoded."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Kind of normalisation; rmsnorm has nothing to learn here."""
     norm_placement: Literal["pre", "post"] = "pre"
     """Normalise what goes into a sub-layer, or the sum that comes out."""
     activation: Literal["relu", "gelu", "relu2", "swiglu"] = "gelu"
-    """The bend in the feed-forward layer."""
+    """Activation function of the feed-forward layer."""
     bias: bool = True
     """Whether the linear layers of a block add a bias."""
     qkv_bias: bool = True
@@ -75,7 +76,7 @@ class GPTConfig:
     head_bias: bool = False
     """Whether the output head adds a bias."""
     qk_norm: bool = False
-    """Normalise queries and keys before they meet."""
+    """Normalise queries and keys before their dot products."""
     tie_head: bool = True
     """Use the token embedding's table as the output head."""
     logit_softcap: float = 0.0
@@ -129,17 +130,18 @@ class GPTConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run: what to read, how to step, when to look."""
+    """One training run: what to read, how to step, when to evaluate."""
 
-    dataset: str = "handbook"
+    data: str = "handbook"
     """handbook, support-chats, sales-textbook, tiny-shakespeare, a text file, folder or
     glob, or NAME.tokens as `tinygpt data prepare` makes it."""
     tokenizer: str = "handbook-4k"
     """handbook-4k, gpt2, cl100k_base, o200k_base, or a .tiktoken file."""
-    steps: int = 300
+    steps: int | None = 300
     """Optimizer steps."""
     minutes: float | None = None
-    """Train for this much wall-clock time instead of a number of steps."""
+    """Train for this much wall-clock time instead; warm-up and decay then take the same
+    parts of the time as they would take of `steps`."""
     batch_size: int = 16
     """Windows per step (per process, and per accumulation round)."""
     grad_accumulation: int = 1
@@ -165,7 +167,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     """Decay of the matrices, per unit of learning rate; never of gains and biases."""
     warmup_steps: int = 0
-    """Steps during which the learning rate rises from zero."""
+    """Steps over which the learning rate rises from zero."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     """How the learning rate falls after the warm-up."""
     decay_fraction: float = 1.0
@@ -175,15 +177,15 @@ class TrainConfig:
     grad_clip: float = 0.0
     """Scale gradients down to this total length; 0 leaves them alone."""
     eval_interval: int = 50
-    """Steps between two looks at the losses."""
+    """Steps between two evaluations."""
     eval_windows: int = 64
-    """Validation windows in such a look; the last look takes the whole split."""
+    """Validation windows in an evaluation; the last one takes the whole split."""
     checkpoint_interval: int = 50
-    """Steps between two savings of the whole state, to resume from."""
+    """Steps between two checkpoints of the whole state, to resume from."""
     patience: int | None = None
-    """Stop after this many looks without a better validation loss."""
+    """Stop after this many evaluations without a better validation loss."""
     seed: int = 1337
-    """Where all chance starts."""
+    """Seed of every random number."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -191,7 +193,7 @@ class TrainConfig:
     compile: bool = False
     """Compile the model with torch.compile first."""
     sharding: Literal["none", "full"] = "none"
-    """Of several processes, full: each keeps only its share of weights, gradients and
+    """full: each of several processes keeps only its shard of weights, gradients and
     optimizer state (torch's fully_shard), for models that outgrow one device."""
 
     def __post_init__(self) -> None:
@@ -220,8 +222,13 @@ class TrainConfig:
             f"minutes must be more than 0, not {self.minutes}",
         )
         require(
-            self.minutes is not None or self.warmup_steps <= self.steps,
-            f"warmup_steps {self.warmup_steps} is longer than the run of {self.steps}",
+            self.steps is not None or type(self) is not TrainConfig,
+            "steps must be a whole number, not None",
+        )
+        require(
+            self.steps is None or self.warmup_steps <= self.steps,
+            f"warmup_steps {self.warmup_steps} is longer than the run of {self.steps} "
+            "steps",
         )
         require(
             self.sharding == "none" or self.optimizer == "adamw",
@@ -232,7 +239,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
+class FinetuneConfig(TrainConfig):
     """One fine-tuning run. The defaults suit pocket-gpt2 and the support chats."""
 
     model: str = "pocket-gpt2"
@@ -240,26 +247,26 @@ class FinetuneConfig:
     GPT-2's format, or a run folder."""
     data: str = "support-chats"
     """support-chats, a .jsonl file of chats, or any text."""
+    tokenizer: Literal[""] = field(default="", init=False)
+    """Always the model's own, so there is nothing to set."""
     scratch: bool = False
-    """Start the same shape from random weights: what is the model's past worth?"""
+    """Start the same shape from random weights: what did pretraining contribute?"""
+    steps: int | None = None
+    """Optimizer steps; as many as `epochs` takes if not given."""
     epochs: float = 5.0
     """How often every conversation is seen."""
     batch_size: int = 4
     """Windows per step; a window holds as many conversations as fit."""
-    grad_accumulation: int = 1
-    """Rounds of forward and backward whose gradients are averaged into one step."""
     window: int | None = None
     """Tokens per window; the model's context length if not given."""
-    lr: float = 1e-3
-    """AdamW's learning rate."""
     weight_decay: float = 0.01
-    """Decay of the matrices, per unit of learning rate."""
+    """Decay of the matrices, per unit of learning rate; never of gains and biases."""
     warmup_steps: int = 5
-    """Steps during which the learning rate rises from zero."""
+    """Steps over which the learning rate rises from zero."""
     grad_clip: float = 1.0
     """Scale gradients down to this total length; 0 leaves them alone."""
     dropout: float = 0.1
-    """Share of the numbers set to zero while training."""
+    """Share of the activations set to zero during training."""
     lora: bool = False
     """Train low-rank adapters only and keep the model as it is."""
     lora_rank: int = 8
@@ -267,24 +274,16 @@ class FinetuneConfig:
     lora_alpha: float = 16.0
     """Adapters are scaled by lora_alpha / lora_rank."""
     lora_dropout: float = 0.0
-    """Share of an adapter's inputs set to zero while training."""
+    """Share of an adapter's inputs set to zero during training."""
     recompute: bool = False
     """Compute blocks again in the backward pass: less memory, more time."""
     eval_interval: int = 20
-    """Steps between two looks at the losses."""
+    """Steps between two evaluations."""
     patience: int | None = 3
-    """Stop after this many looks without a better validation loss."""
-    minutes: float | None = None
-    """Train for this much wall-clock time instead of a number of epochs."""
-    seed: int = 1337
-    """Where all chance starts."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the matrix products; auto takes bfloat16 where it is faster."""
+    """Stop after this many evaluations without a better validation loss."""
 
     def __post_init__(self) -> None:
-        check_types(self)
+        super().__post_init__()
         require(self.epochs > 0, f"epochs must be more than 0, not {self.epochs}")
         for name in ("lora_rank", "lora_alpha", "window"):
             value = getattr(self, name)
@@ -292,128 +291,15 @@ class FinetuneConfig:
         for name in ("dropout", "lora_dropout"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} must be in [0, 1), not {value}")
-        self.train_config(steps=10**9)  # checks the rest
 
-    def train_config(self, steps: int) -> TrainConfig:
-        """The trainer's settings for `steps` optimizer steps."""
-        shared = {f.name for f in fields(self)} & {f.name for f in fields(TrainConfig)}
-        same: dict[str, Any] = {name: getattr(self, name) for name in shared}
-        same["warmup_steps"] = min(self.warmup_steps, steps)
-        return TrainConfig(dataset=self.data, tokenizer=self.model, steps=steps, **same)
+    def with_steps(self, n_windows: int, world_size: int = 1) -> "FinetuneConfig":
+        """The same with `steps` filled in: `epochs` times through `n_windows`.
 
-
-@dataclass(frozen=True)
-class Preset:
-    """A model and the run that trains it."""
-
-    model: GPTConfig
-    train: TrainConfig
-
-
-def _gpt2(n_layers: int, d_model: int, n_heads: int) -> Preset:
-    """GPT-2 (Radford et al., 2019, table 2), trained as GPT-3's small model was."""
-    return Preset(
-        GPTConfig(
-            vocab_size=50257,
-            context_length=1024,
-            d_model=d_model,
-            n_heads=n_heads,
-            n_layers=n_layers,
-            dropout=0.1,
-        ),
-        TrainConfig(
-            tokenizer="gpt2",
-            batch_size=4,
-            grad_accumulation=8,
-            lr=6e-4,
-            weight_decay=0.1,
-            warmup_steps=30,
-            final_lr_fraction=0.1,
-            grad_clip=1.0,
-        ),
-    )
-
-
-PRESETS = {
-    # A modern small model and the recipe that trained it fastest on two CPU cores.
-    "tiny": Preset(
-        GPTConfig(
-            context_length=64,
-            d_model=128,
-            n_heads=4,
-            n_layers=3,
-            positions="rotary",
-            norm="rmsnorm",
-            activation="relu2",
-            bias=False,
-            qkv_bias=False,
-            qk_norm=True,
-            tie_head=False,
-            logit_softcap=15.0,
-            embedding_norm=True,
-            init="zero",
-        ),
-        TrainConfig(
-            steps=180,
-            optimizer="muon",
-            lr=0.01,
-            embedding_lr=0.02,
-            head_lr=0.015,
-            muon_lr=0.03,
-            muon_momentum=0.8,
-            muon_steps=3,
-            beta1=0.6,
-            beta2=0.98,
-            schedule="linear",
-            eval_interval=45,
-        ),
-    ),
-    # GPT-2's shape at pocket size, trained with care: the model that ships.
-    "pocket": Preset(
-        GPTConfig(context_length=128, d_model=192, n_heads=6, n_layers=6, dropout=0.2),
-        TrainConfig(
-            steps=640,
-            optimizer="muon",
-            lr=2e-3,
-            embedding_lr=4e-3,
-            muon_lr=0.01,
-            weight_decay=0.1,
-            warmup_steps=20,
-            eval_windows=200,
-            patience=6,
-        ),
-    ),
-    # The 240-line demo that the course grew out of, without its dead rows.
-    "seed": Preset(
-        GPTConfig(
-            vocab_size=100277,
-            context_length=16,
-            d_model=64,
-            n_heads=4,
-            n_layers=8,
-            dropout=0.1,
-            positions="sinusoidal",
-            activation="relu",
-            qkv_bias=False,
-            head_bias=True,
-            tie_head=False,
-        ),
-        TrainConfig(
-            tokenizer="cl100k_base",
-            steps=5000,
-            batch_size=4,
-            lr=1e-3,
-            beta2=0.999,
-            weight_decay=0.01,
-            schedule="constant",
-            eval_interval=20,
-        ),
-    ),
-    "gpt2": _gpt2(n_layers=12, d_model=768, n_heads=12),
-    "gpt2-medium": _gpt2(n_layers=24, d_model=1024, n_heads=16),
-    "gpt2-large": _gpt2(n_layers=36, d_model=1280, n_heads=20),
-    "gpt2-xl": _gpt2(n_layers=48, d_model=1600, n_heads=25),
-}
+        A run shorter than its warm-up warms up to its end.
+        """
+        per_step = self.batch_size * self.grad_accumulation * world_size
+        steps = self.steps or max(1, round(self.epochs * n_windows / per_step))
+        return replace(self, steps=steps, warmup_steps=min(self.warmup_steps, steps))
 
 
 def from_dict(kind: type, values: dict[str, Any]) -> Any:
@@ -422,17 +308,18 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
     Raises:
         UserError: an unknown name stands in `values`, so another program wrote it.
     """
-    unknown = set(values) - {field.name for field in fields(kind)}
+    unknown = set(values) - {setting.name for setting in fields(kind)}
     require(
         not unknown, f"unknown {kind.__name__} settings: {', '.join(sorted(unknown))}"
     )
-    return kind(**values)
+    settable = {setting.name for setting in fields(kind) if setting.init}
+    return kind(**{name: v for name, v in values.items() if name in settable})
 
 
 __all__ = [
-    "PRESETS",
+    "IGNORE_INDEX",
+    "FinetuneConfig",
     "GPTConfig",
-    "Preset",
     "TrainConfig",
     "asdict",
     "from_dict",

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tinygpt.config import PRESETS, FinetuneConfig
+from tinygpt.config import FinetuneConfig
 from tinygpt.files import shipped
 from tinygpt.finetuning.chat import answer
 from tinygpt.finetuning.run import PROMPTS, load_model, prepare
+from tinygpt.presets import PRESETS
 from tinygpt.training.evaluation import Evaluation
 from tinygpt.training.run import Corpus
 

@@ -21,11 +21,12 @@ from tiny_run import TEXT, assert_same_tensors, exit_code, words
 from tinygpt.cli import main as cli
 from tinygpt.cli.arguments import Prepare, Sampling, Tokenize, Train, parse
 from tinygpt.cli.main import main
-from tinygpt.config import PRESETS, FinetuneConfig, GPTConfig, TrainConfig
+from tinygpt.config import FinetuneConfig, GPTConfig, TrainConfig
 from tinygpt.finetuning.run import load_model
 from tinygpt.generation import streaming
 from tinygpt.generation.generate import generate
 from tinygpt.generation.streaming import stream_text
+from tinygpt.presets import PRESETS
 from tinygpt.text.corpora import CORPORA
 from tinygpt.training.checkpoint import RunFolder, load_run
 
@@ -221,7 +222,7 @@ def test_generate_stops_at_the_end_of_the_text_and_does_not_print_it(
         assert stop_token == tokenizer.end_of_text
         yield from torch.tensor([*tokenizer.encode(" seller"), stop_token])
 
-    monkeypatch.setattr(generation, "generate", short)
+    monkeypatch.setattr("tinygpt.generation.generate.generate", short)
     main(["generate", "--prompt", "the"])
     assert capsys.readouterr().out == "the seller\n"
 
@@ -242,7 +243,7 @@ def test_eval_measures_and_compares(
     assert re.search(r"word for word in the training\ntext: \d+ words\n  '", out)
 
     Path("other.txt").write_text("calls the seller " * 60, encoding="utf-8")
-    main(["eval", "--dataset", "other.txt"])
+    main(["eval", "--data", "other.txt"])
     assert "validation part of other.txt:" in capsys.readouterr().out
 
 
@@ -293,7 +294,7 @@ def test_a_token_file_is_prepared_and_trained_on_like_its_text(
         r"text\.tokens: [\d,]+ tokens of bpe-283 as uint16, \d\.\d\d bytes per token",
         out,
     )
-    main(words(empty, "tokens", steps=20, out="runs", dataset="text.tokens"))
+    main(words(empty, "tokens", steps=20, out="runs", data="text.tokens"))
     main(["train", "--resume", "--name", "tokens", "--steps", "21", "--prompt", ""])
     main([*text, "--resume", "--steps", "21"])
     mine, theirs = (RunFolder(f"runs/{n}").load_last()[0] for n in ("tokens", "text"))
@@ -301,12 +302,12 @@ def test_a_token_file_is_prepared_and_trained_on_like_its_text(
     capsys.readouterr()
     main(["eval", "--run", "runs/tokens"])
     of_file = capsys.readouterr().out.replace("text.tokens", "text.txt")
-    main(["eval", "--run", "runs/tokens", "--dataset", "text.txt"])
+    main(["eval", "--run", "runs/tokens", "--data", "text.txt"])
     assert capsys.readouterr().out == of_file
     for argv, sentence in (
-        (["train", "--dataset", "text.tokens"], "text.tokens holds tokens of bpe-283"),
-        (["train", "--dataset", "gone.tokens"], "cannot read the token file gone"),
-        (["eval", "--dataset", "text.txt.tokens"], "cannot read the token file"),
+        (["train", "--data", "text.tokens"], "text.tokens holds tokens of bpe-283"),
+        (["train", "--data", "gone.tokens"], "cannot read the token file gone"),
+        (["eval", "--data", "text.txt.tokens"], "cannot read the token file"),
         ([*prepared, "--out", "text.tokens"], "text.tokens is there already"),
         ([*prepared, "--out", "text.bin"], "a token file is called NAME.tokens"),
         ([*prepared, "--out", "a.tokens", "--workers", "0"], "--workers 0 is out of"),
@@ -356,11 +357,11 @@ def test_finetune_and_export_from_the_command_line(
     for bad, sentence in (
         ([*argv, "--name", "finetune"], "runs/finetune exists"),
         (["train", "--resume", "--name", "finetune"], "`tinygpt finetune --resume`"),
-        (["eval", "--run", "runs/finetune"], "measure it on by --dataset"),
+        (["eval", "--run", "runs/finetune"], "measure it on by --data"),
     ):
         assert exit_code(bad) == 2
         assert sentence in capsys.readouterr().err
-    main(["eval", "--run", "runs/finetune", "--dataset", "text.txt"])
+    main(["eval", "--run", "runs/finetune", "--data", "text.txt"])
     assert "validation part of text.txt:" in capsys.readouterr().out
 
     main(["export", "runs/wide", "--out", "page", "--format", "web"])
@@ -424,14 +425,14 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no such choice": (["train", "--schedule", "wave"], "invalid choice 'wave'"),
     "unknown preset": (["train", "--preset", "huge"], "there is no preset 'huge'"),
     "unknown dataset": (
-        ["train", "--dataset", "novel"],
+        ["train", "--data", "novel"],
         "file or folder named 'novel'",
     ),
-    "missing file": (["train", "--dataset", "gone.txt"], "'gone.txt'"),
-    "empty file": (["train", "--dataset", "empty.txt"], "empty.txt is empty"),
-    "binary file": (["train", "--dataset", "binary.txt"], "is not UTF-8 text"),
-    "short text": (["train", "--dataset", "short.txt"], "The text is too short"),
-    "folder without texts": (["train", "--dataset", "nothing"], "holds no text files"),
+    "missing file": (["train", "--data", "gone.txt"], "'gone.txt'"),
+    "empty file": (["train", "--data", "empty.txt"], "empty.txt is empty"),
+    "binary file": (["train", "--data", "binary.txt"], "is not UTF-8 text"),
+    "short text": (["train", "--data", "short.txt"], "The text is too short"),
+    "folder without texts": (["train", "--data", "nothing"], "holds no text files"),
     "unknown tokenizer": (["train", "--tokenizer", "t5"], "There is no tokenizer 't5'"),
     "missing tokenizer": (["train", "--tokenizer", "t.tiktoken"], "t.tiktoken"),
     "damaged tokenizer": (
@@ -468,7 +469,7 @@ BAD: dict[str, tuple[list[str], str]] = {
         "exists: go on with it by --resume",
     ),
     "another model": ([*RESUME, "--n-heads", "1"], "leave n_heads as it was"),
-    "another text": ([*RESUME, "--dataset", "handbook"], "leave dataset as it was"),
+    "another text": ([*RESUME, "--data", "handbook"], "leave data as it was"),
     "long prompt for training": (
         ["train", "--prompt", "hello " * 70, "--context-length", "64"],
         "context holds 64: shorten the --prompt",
@@ -477,7 +478,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no run to evaluate": (["eval", "--run", "nothing"], "there is no run in nothing"),
     "empty prompt": ([*GENERATE, "--prompt", ""], "the prompt is empty"),
     "long prompt": ([*GENERATE, "--prompt", TEXT], "context holds 8: shorten"),
-    "unknown text to evaluate": (["eval", "--dataset", "novel"], "named 'novel'"),
+    "unknown text to evaluate": (["eval", "--data", "novel"], "named 'novel'"),
     "unknown text to fetch": (
         ["data", "--fetch", "novel"],
         "there is no corpus 'novel'",
@@ -493,7 +494,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "unknown model to talk to": (["chat", "--model", "nowhere"], "nowhere"),
 }
 
-TRAIN_NUMBERS = {
+MODEL_NUMBERS = {
     "context-length": "0",
     "d-model": "0",
     "n-heads": "-2",
@@ -501,6 +502,8 @@ TRAIN_NUMBERS = {
     "d-ff": "0",
     "dropout": "1.0",
     "logit-softcap": "-1",
+}
+TRAIN_NUMBERS = {
     "steps": "0",
     "minutes": "0",
     "batch-size": "0",
@@ -532,25 +535,16 @@ GENERATE_NUMBERS = {
     "seed": "-1",
 }
 FINETUNE_NUMBERS = {
+    **TRAIN_NUMBERS,
     "epochs": "0",
-    "batch-size": "0",
-    "grad-accumulation": "0",
     "window": "0",
-    "lr": "-1",
-    "weight-decay": "-1",
-    "warmup-steps": "-1",
-    "grad-clip": "-1",
     "dropout": "1",
     "lora-rank": "0",
     "lora-alpha": "0",
     "lora-dropout": "-0.1",
-    "eval-interval": "0",
-    "patience": "0",
-    "minutes": "-1",
-    "seed": "-1",
 }
 for kind, numbers in (
-    ("train", TRAIN_NUMBERS),
+    ("train", MODEL_NUMBERS | TRAIN_NUMBERS),
     ("generate", GENERATE_NUMBERS),
     ("chat", GENERATE_NUMBERS),
     ("finetune", FINETUNE_NUMBERS),
@@ -594,7 +588,8 @@ def test_the_table_covers_every_number_that_can_be_typed() -> None:
             if field.type in (int, float, int | None, float | None)
         }
 
-    assert numbers(GPTConfig, TrainConfig) - {"vocab-size"} == TRAIN_NUMBERS.keys()
+    assert numbers(GPTConfig) - {"vocab-size"} == MODEL_NUMBERS.keys()
+    assert numbers(TrainConfig) == TRAIN_NUMBERS.keys()
     assert numbers(Sampling) == GENERATE_NUMBERS.keys()
     assert numbers(FinetuneConfig) == FINETUNE_NUMBERS.keys()
     assert numbers(Tokenize) == {"vocab-size"}

@@ -30,7 +30,7 @@ from transformers import (
     GPT2Tokenizer,
 )
 
-from tinygpt.config import PRESETS, GPTConfig
+from tinygpt.config import GPTConfig
 from tinygpt.errors import UserError
 from tinygpt.formats import huggingface as pretrained
 from tinygpt.formats.hf_tokenizer import (
@@ -41,6 +41,7 @@ from tinygpt.formats.hf_tokenizer import (
 from tinygpt.formats.huggingface import export_gpt2, load_gpt2
 from tinygpt.generation.generate import generate
 from tinygpt.model.gpt import GPT
+from tinygpt.presets import PRESETS
 from tinygpt.text.bpe_training import train_bpe
 from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
 

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinygpt.config import PRESETS, GPTConfig
+from tinygpt.config import GPTConfig
 from tinygpt.model.block import rms_norm
 from tinygpt.model.gpt import GPT
 from tinygpt.model.masking import causal_mask, document_mask
+from tinygpt.presets import PRESETS
 
 B, H, T, D, LAYERS, CONTEXT, C, V = 4, 3, 5, 6, 2, 11, 18, 23
 

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from tinygpt.config import PRESETS, GPTConfig
+from tinygpt.config import GPTConfig
 from tinygpt.fast.decode_torch import QuickStep
 from tinygpt.finetuning.lora import add_lora
 from tinygpt.model.gpt import GPT
 from tinygpt.model.kv_cache import KVCache
+from tinygpt.presets import PRESETS
 
 B, H, D, LAYERS, CONTEXT, C, V = 4, 3, 6, 2, 11, 18, 23
 

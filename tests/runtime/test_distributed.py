@@ -34,8 +34,8 @@ def test_alone_every_sum_is_ones_own() -> None:
     """Nothing is started: init_process_group would fail without an address."""
     world = World()
     world.start("cpu")
-    assert world.mean(2.5) == world.main_says(2.5) == 2.5
-    world.wait()
+    assert world.mean(2.5) == world.broadcast(2.5) == 2.5
+    world.barrier()
     world.stop()
 
 
@@ -135,4 +135,4 @@ def test_what_each_rank_adds_to_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: None)
     first, second = World(rank=0, size=2), World(rank=1, size=2)
     assert (first.mean(3.0), second.mean(3.0)) == (1.5, 1.5)
-    assert (first.main_says(3.0), second.main_says(3.0)) == (3.0, 0.0)
+    assert (first.broadcast(3.0), second.broadcast(3.0)) == (3.0, 0.0)

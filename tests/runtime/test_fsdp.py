@@ -7,16 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from tinygpt.config import PRESETS, TrainConfig
+from tinygpt.config import TrainConfig
 from tinygpt.errors import UserError
+from tinygpt.presets import PRESETS
 from tinygpt.runtime import fsdp as sharding
 
 
 def test_a_plain_tensor_is_whole() -> None:
     tensor, other = torch.zeros(3, 5), torch.ones(3, 5)
-    assert sharding.whole(tensor) is tensor
-    assert sharding.share_like(tensor, other) is other
-    assert not sharding.is_share(tensor)
+    assert sharding.full_tensor(tensor) is tensor
+    assert sharding.shard_like(tensor, other) is other
+    assert not sharding.is_sharded_tensor(tensor)
     assert not sharding.is_sharded(nn.Linear(3, 5))
 
 

@@ -153,7 +153,7 @@ def listing(folder: Path) -> list[str]:
 def assert_says_what_to_do(sentence: str, url: str, cache: Path, reason: str) -> None:
     assert url in sentence
     assert str(cache / "tiny_test.txt") in sentence
-    assert "--dataset handbook, which needs no network" in sentence
+    assert "--data handbook, which needs no network" in sentence
     assert reason in sentence
     assert "\n" not in sentence
     assert sentence.endswith(".")

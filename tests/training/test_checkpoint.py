@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_run import VOCAB_SIZE, assert_same_tensors, configs, write_text
 
-from tinygpt.config import GPTConfig
+from tinygpt.config import FinetuneConfig, GPTConfig
 from tinygpt.errors import UserError
 from tinygpt.files import write_atomically
 from tinygpt.model.gpt import GPT
@@ -163,10 +163,11 @@ def test_a_new_start_clears_the_old_run(copy: Path, tmp_path: Path) -> None:
     model, train = configs(tmp_path)
     small = GPTConfig(**{**vars(model), "vocab_size": VOCAB_SIZE})
     tokenizer = Tokenizer.load(train.tokenizer)
-    RunFolder(copy).start(small, train, tokenizer, finetune={"lora": True})
+    config = FinetuneConfig(lora=True, data=train.data)
+    RunFolder(copy).start(small, config, tokenizer)
     names = {p.name for p in copy.iterdir()} - {"tokenizer.json"}
     assert names == {"run.json", "tokenizer.tiktoken"}
-    assert RunFolder(copy).settings()["finetune"] == {"lora": True}
+    assert RunFolder(copy).configs() == (small, config)
 
 
 def test_lines_of_steps_done_again_are_replaced(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from tiny_run import VOCAB_SIZE, assert_same_tensors, configs, write_text
 
-from tinygpt.config import PRESETS, GPTConfig
+from tinygpt.config import GPTConfig
 from tinygpt.errors import UserError
 from tinygpt.model.gpt import GPT
+from tinygpt.presets import PRESETS
 from tinygpt.runtime.distributed import World
 from tinygpt.text.dataset import Batches
 from tinygpt.text.tokenizer import Tokenizer
@@ -20,7 +21,7 @@ from tinygpt.training import run as pretrain
 from tinygpt.training.checkpoint import RunFolder
 from tinygpt.training.evaluation import Evaluation, cross_entropy
 from tinygpt.training.run import Corpus, draw_in, open_run, prepare, train_in
-from tinygpt.training.trainer import Look
+from tinygpt.training.trainer import EvalReport
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,7 @@ def test_a_run_is_opened_once_and_then_only_to_go_on(tmp_path: Path) -> None:
     [
         ({"d_model": 24}, "leave d_model as it was"),
         ({"d_ff": 24, "bias": False}, "leave d_ff, bias as it was"),
-        ({"dataset": "handbook"}, "leave dataset as"),
+        ({"data": "handbook"}, "leave data as"),
         ({"tokenizer": "gpt2"}, "leave tokenizer as"),
         ({"optimizer": "adamw"}, "leave optimizer as"),
     ],
@@ -214,11 +215,11 @@ def test_only_the_main_process_writes(tmp_path: Path) -> None:
 # --- TensorBoard -------------------------------------------------------------------
 
 
-def some_looks() -> list[Look]:
+def some_looks() -> list[EvalReport]:
     facts = {"whole_split": False, "is_best": True, "is_last": False}
     rest = {"tokens_per_second": 9.0, "seconds": 1.0, "seconds_left": 2.0}
     return [
-        Look(step, 3.5 - step, Evaluation(3.0, 20, 60), **facts, **rest)
+        EvalReport(step, 3.5 - step, Evaluation(3.0, 20, 60), **facts, **rest)
         for step in range(2)
     ]
 

@@ -19,7 +19,7 @@ from tinygpt.text.dataset import Batches
 from tinygpt.training import trainer as trainer_module
 from tinygpt.training.evaluation import Evaluation, cross_entropy
 from tinygpt.training.schedule import lr_factor
-from tinygpt.training.trainer import Look, Trainer
+from tinygpt.training.trainer import EvalReport, Trainer
 
 VOCAB_SIZE, CONTEXT, WIDTH = 11, 5, 6
 CONFIG = TrainConfig(
@@ -209,7 +209,7 @@ def test_chance_is_a_function_of_the_step_alone() -> None:
 
 
 def test_a_look_speaks_in_the_demos_words() -> None:
-    look = Look(
+    look = EvalReport(
         step=0,
         training_loss=8.3451,
         validation=Evaluation(8.3428, 1000, 4000),
@@ -391,7 +391,7 @@ def test_ctrl_c_ends_after_the_step_and_the_run_goes_on_bit_for_bit() -> None:
     ]
     assert_same_tensors(resumed.state()[0], whole.state()[0])
     assert not resumed.interrupted
-    assert resumed.looks_since_best == whole.looks_since_best
+    assert resumed.reports_since_best == whole.reports_since_best
 
 
 def test_ctrl_c_during_a_look_waits_for_the_next_step() -> None:

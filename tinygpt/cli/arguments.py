@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from tinygpt.config import PRESETS, FinetuneConfig, GPTConfig, TrainConfig
+from tinygpt.config import FinetuneConfig, GPTConfig, TrainConfig
 from tinygpt.errors import UserError, require
+from tinygpt.presets import PRESETS
 from tinygpt.runtime.device import calm_threads
 
 PresetName = Literal[
@@ -150,7 +151,7 @@ class Export:
 class Eval(RunChoice):
     """Measure a trained model: bits per byte, baselines, memorisation."""
 
-    dataset: str | None = None
+    data: str | None = None
     """A corpus or file, of which the last 10 % are used (a million tokens at most); the
     run's own if not given."""
 
@@ -173,7 +174,7 @@ class Tokenize:
 
 @dataclass
 class Prepare:
-    """Cut a text of any size into tokens, on disk, for `train --dataset NAME.tokens`.
+    """Cut a text of any size into tokens, on disk, for `train --data NAME.tokens`.
 
     Give the same command again to go on after it was stopped.
     """
@@ -334,5 +335,7 @@ def _defaults(words: Sequence[str]) -> Train:
             calm_threads()
             from tinygpt.training.checkpoint import RunFolder
 
-            start.model, start.train = RunFolder(seen.out / start.name).configs()
+            folder = RunFolder(seen.out / start.name)
+            if "finetune" not in folder.settings():  # those are refused when opened
+                start.model, start.train = folder.configs()
     return start

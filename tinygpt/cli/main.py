@@ -29,8 +29,8 @@ from tinygpt.cli.arguments import (
     run_path,
 )
 from tinygpt.cli.console import converse, one_answer, say, speak
-from tinygpt.config import PRESETS
 from tinygpt.errors import UserError
+from tinygpt.presets import PRESETS
 from tinygpt.runtime.device import calm_threads
 from tinygpt.runtime.distributed import World
 
@@ -53,7 +53,7 @@ def run_train(args: Train) -> None:
         tell(
             f"{folder.path}: {m.n_parameters():,} parameters, "
             f"{len(run.corpus.train):,} training and {len(run.corpus.val):,} "
-            f"validation tokens of {c.dataset}, {trainer.device.type}, "
+            f"validation tokens of {c.data}, {trainer.device.type}, "
             f"{str(trainer.dtype).removeprefix('torch.')}"
         )
         looks = train_in(folder, run, args.resume, show_progress=True)
@@ -191,7 +191,7 @@ def run_eval(args: Eval) -> None:
     from tinygpt.training.run import measure
 
     path = choose_run(args.run)
-    for line in measure(path, *load_run(path), args.dataset):
+    for line in measure(path, *load_run(path), args.data):
         say(line)
 
 

@@ -6,7 +6,7 @@ learning from preferences, and tools.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from tinygpt.text.tokenizer import Tokenizer
 from tinygpt.training import checkpoint
 from tinygpt.training.checkpoint import RunFolder
 from tinygpt.training.evaluation import Evaluation, cross_entropy, evaluate
-from tinygpt.training.trainer import Look, Trainer
+from tinygpt.training.trainer import EvalReport, Trainer
 
 PROMPTS = (
     "I need to cancel my order please",
@@ -174,15 +174,14 @@ def prepare(config: FinetuneConfig, world: World | None = None) -> Finetuning:
         on_device = (tuple(t.to(device) for t in batch) for batch in val_batches())
         return evaluate(model, on_device, lengths, loss_fn)
 
-    per_step = size * config.grad_accumulation * (world.size if world else 1)
-    steps = max(1, round(config.epochs * n_train / per_step))
-    trainer = Trainer(model, batches, look, config.train_config(steps), loss_fn, world)
+    config = config.with_steps(n_train, world.size if world else 1)
+    trainer = Trainer(model, batches, look, config, loss_fn, world)
     return Finetuning(config, model, tokenizer, trainer, n_train, n_val, is_chat)
 
 
 def finetune_in(
     folder: RunFolder, run: Finetuning, resume: bool, show_progress: bool = False
-) -> Iterator[Look]:
+) -> Iterator[EvalReport]:
     """Fine-tune and keep everything in `folder`, as `pretrain.train_in` does.
 
     Raises:
@@ -192,12 +191,7 @@ def finetune_in(
     if resume and folder.can_resume:
         trainer.load_state(*folder.load_last())
     elif trainer.world.is_main:
-        folder.start(
-            run.model.config,
-            trainer.config,
-            run.tokenizer,
-            finetune=asdict(run.config),
-        )
+        folder.start(run.model.config, run.config, run.tokenizer)
     yield from folder.follow(trainer, show_progress)
 
 

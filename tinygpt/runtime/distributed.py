@@ -55,11 +55,11 @@ class World:
         """The mean of every process's `value`."""
         return self._sum(value) / self.size
 
-    def main_says(self, value: float) -> float:
+    def broadcast(self, value: float) -> float:
         """Rank 0's `value`, for all."""
         return self._sum(value if self.is_main else 0.0)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Go on when all are here."""
         self._sum(0.0)
 

@@ -51,22 +51,22 @@ def gradients_wait(model: Any) -> Iterator[None]:
         model.set_requires_gradient_sync(True)
 
 
-def is_share(tensor: Tensor) -> bool:
+def is_sharded_tensor(tensor: Tensor) -> bool:
     """Whether a tensor holds only what this process keeps of it (torch's DTensor)."""
     return hasattr(tensor, "full_tensor")
 
 
-def whole(tensor: Any) -> Tensor:
+def full_tensor(tensor: Any) -> Tensor:
     """All of a tensor of any shape; of a share, all processes must ask together."""
-    return tensor.full_tensor() if is_share(tensor) else tensor
+    return tensor.full_tensor() if is_sharded_tensor(tensor) else tensor
 
 
-def share_like(mine: Any, tensor: Tensor) -> Tensor:
+def shard_like(mine: Any, tensor: Tensor) -> Tensor:
     """What belongs here of a whole `tensor` that all hold, if `mine` is a share.
 
     Nothing is sent. A tensor of another shape, such as a count of steps, stays whole.
     """
-    if not is_share(mine) or tensor.shape != mine.shape:
+    if not is_sharded_tensor(mine) or tensor.shape != mine.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 

@@ -122,7 +122,7 @@ def fetch(corpus: Corpus, timeout: float = 20.0, retries: int = 2) -> Path:
             reason += "; the file that is there has another sha256"
         raise UserError(
             f"{corpus.name} could not be downloaded from {url} ({reason}): try again, "
-            f"put the file by hand at {path}, or use --dataset handbook, which needs "
+            f"put the file by hand at {path}, or use --data handbook, which needs "
             "no network."
         ) from error
 

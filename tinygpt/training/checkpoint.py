@@ -24,11 +24,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tinygpt.config import GPTConfig, TrainConfig, from_dict
+from tinygpt.config import FinetuneConfig, GPTConfig, TrainConfig, from_dict
 from tinygpt.errors import UserError, require
 from tinygpt.files import write_atomically
 from tinygpt.model.gpt import GPT
-from tinygpt.runtime.fsdp import is_sharded, share_like, whole
+from tinygpt.runtime.fsdp import full_tensor, is_sharded, shard_like
 from tinygpt.text.tokenizer import Tokenizer
 
 FORMAT = "tinygpt run 1"
@@ -122,13 +122,13 @@ def fill(model: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> Non
                 f"but the model wants {list(own[name].shape)}"
             )
     for name, tensor in tensors.items():
-        own[name].copy_(share_like(own[name], tensor))
+        own[name].copy_(shard_like(own[name], tensor))
 
 
 def trained(model: torch.nn.Module) -> dict[str, Tensor]:
     """The weights that are trained, whole; of adapters, only them."""
     named: dict[str, Tensor] = dict(model.named_parameters())
-    return {n: whole(p.detach()) for n, p in named.items() if p.requires_grad}
+    return {n: full_tensor(p.detach()) for n, p in named.items() if p.requires_grad}
 
 
 class RunFolder:
@@ -156,21 +156,16 @@ class RunFolder:
         model: GPTConfig,
         train: TrainConfig,
         tokenizer: Tokenizer,
-        **more: dict[str, Any],
     ) -> None:
-        """Make the folder and write what will not change; an old run is cleared.
-
-        `more` is written to run.json beside the settings.
-        """
+        """Make the folder and write what will not change; an old run is cleared."""
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             for old in OF_ONE_RUN:
                 (self.path / old).unlink(missing_ok=True)
             tokenizer.save(self.path / "tokenizer.tiktoken")
         settings = {"format": FORMAT, "entries": tokenizer.vocab_size}
-        self._write_settings(
-            settings | {"model": asdict(model), "train": asdict(train)} | more
-        )
+        kind = "finetune" if isinstance(train, FinetuneConfig) else "train"
+        self._write_settings(settings | {"model": asdict(model), kind: asdict(train)})
 
     def change(self, train: TrainConfig) -> None:
         """Write new training settings for a run that goes on with them."""
@@ -202,6 +197,8 @@ class RunFolder:
         settings = self.settings()
         try:
             model = from_dict(GPTConfig, settings["model"])
+            if "finetune" in settings:
+                return model, from_dict(FinetuneConfig, settings["finetune"])
             return model, from_dict(TrainConfig, settings["train"])
         except (KeyError, TypeError) as error:
             raise UserError(f"{self.path}/run.json lacks settings: {error}") from error
@@ -252,7 +249,7 @@ class RunFolder:
         `checkpoint_interval` steps, and at the end. Of several processes only the main
         one writes. In the end the model holds the best weights.
         """
-        trainer.world.wait()  # all have read what is there before anything is written
+        trainer.world.barrier()  # all have read before one writes
         model, writes, due = trainer.model, trainer.world.is_main, 0
         gathers = writes or is_sharded(model)  # of shares, every process gives its own
         for look in trainer.run(show_progress):
@@ -268,7 +265,7 @@ class RunFolder:
                     self.save_last(*state)
                 due = look.step + trainer.config.checkpoint_interval
             yield look
-        trainer.world.wait()  # the best weights are on the disk
+        trainer.world.barrier()  # the best weights are on the disk
         if gathers and not trainer.interrupted:
             self.finish(model, writes)
 
@@ -280,7 +277,7 @@ class RunFolder:
         self.load_best(model)
         if all(p.requires_grad for p in model.parameters()):
             path = self.path / "model-ckpt.pt"
-            state = {name: whole(t) for name, t in model.state_dict().items()}
+            state = {name: full_tensor(t) for name, t in model.state_dict().items()}
             if writes:
                 with self._writing():
                     write_atomically(path, lambda part: torch.save(state, part))

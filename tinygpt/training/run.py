@@ -27,7 +27,7 @@ from tinygpt.text.token_file import SUFFIX, open_tokens
 from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
 from tinygpt.training.checkpoint import RunFolder
 from tinygpt.training.evaluation import Evaluation, baselines, evaluate, longest_copy
-from tinygpt.training.trainer import Look, Trainer
+from tinygpt.training.trainer import EvalReport, Trainer
 
 MOST_KNOWN = 1_000_000  # tokens that the baselines and the memorisation report take
 
@@ -131,7 +131,7 @@ def open_run(
     pairs: list[tuple[str, object, object]] = [
         (field.name, old_model, model) for field in fields(model)
     ]
-    pairs += [(n, old_train, train) for n in ("dataset", "tokenizer", "optimizer")]
+    pairs += [(n, old_train, train) for n in ("data", "tokenizer", "optimizer")]
     changed = [n for n, old, new in pairs if getattr(old, n) != getattr(new, n)]
     if changed:
         raise UserError(
@@ -156,7 +156,7 @@ def prepare(
     """
     c = train_config
     tokenizer = tokenizer or get_tokenizer(c.tokenizer)
-    corpus = Corpus(c.dataset, tokenizer, model_config.context_length)
+    corpus = Corpus(c.data, tokenizer, model_config.context_length)
     torch.manual_seed(c.seed)
     model = GPT(replace(model_config, vocab_size=tokenizer.vocab_size))
     batches = Batches(corpus.train, model_config.context_length, c.batch_size, c.seed)
@@ -170,7 +170,7 @@ def prepare(
 
 def train_in(
     folder: RunFolder, run: Pretraining, resume: bool, show_progress: bool = False
-) -> Iterator[Look]:
+) -> Iterator[EvalReport]:
     """Train and keep everything in `folder`; with `resume`, go on if there is a state.
 
     Raises:
@@ -186,7 +186,7 @@ def train_in(
     yield from folder.follow(trainer, show_progress)
 
 
-def draw_in(path: Path, looks: Iterable[Look]) -> Iterator[Look]:
+def draw_in(path: Path, looks: Iterable[EvalReport]) -> Iterator[EvalReport]:
     """Hand on `looks` and draw each of them for TensorBoard.
 
     Raises:
@@ -234,11 +234,11 @@ def measure(
     model: GPT,
     tokenizer: Tokenizer,
     facts: dict[str, Any],
-    dataset: str | None = None,
+    data: str | None = None,
 ) -> Iterator[str]:
     """Lines on how good the model of the run `path` is: losses, baselines, recitation.
 
-    The text is the validation part of `dataset`, or of the run's own; `facts` are
+    The text is the validation part of `data`, or of the run's own; `facts` are
     those noted with the weights.
 
     Raises:
@@ -247,11 +247,11 @@ def measure(
     """
     folder = RunFolder(path)
     _, train = folder.configs()
-    name = dataset or train.dataset
-    if not dataset and "finetune" in folder.settings() and holds_chats(name):
+    name = data or train.data
+    if not data and "finetune" in folder.settings() and holds_chats(name):
         raise UserError(
             f"{path} learned from conversations, and its log.jsonl holds the loss on "
-            "them: give a text to measure it on by --dataset"
+            "them: give a text to measure it on by --data"
         )
     corpus = Corpus(name, tokenizer, model.config.context_length)
     loss = corpus.evaluate(model)

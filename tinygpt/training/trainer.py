@@ -1,8 +1,8 @@
 """The training loop, for any `nn.Module` and any batches.
 
-Next batch, loss, gradients, step; now and then a look at the losses. The trainer
-yields a `Look` each time, and whoever runs it prints, logs and saves. What it leaves
-out: files (see `checkpoint`), the learning rate's course and who takes which step (see
+Next batch, loss, gradients, step; now and then an evaluation. The trainer yields an
+`EvalReport` each time, and whoever runs it prints, logs and saves. What it leaves out:
+files (see `checkpoint`), the learning rate's course and who takes which step (see
 `optimizers`), what a token is (see `tokenizer`).
 """
 
@@ -38,7 +38,7 @@ class BatchSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Look:
+class EvalReport:
     """What a look at the losses showed, after `step` optimizer steps."""
 
     step: int
@@ -107,10 +107,12 @@ class Trainer:
         self.world = world or World()
         self.device = self.world.pick_device(config.device)
         fast = pick_dtype(config.dtype, self.device) == torch.bfloat16
-        fast = bool(self.world.main_says(float(fast)))  # its timing decides for all
+        fast = bool(self.world.broadcast(float(fast)))  # its timing decides for all
         self.dtype = torch.bfloat16 if fast else torch.float32
         self.threads = set_threads()
-        self.config, self.batches = config, batches
+        if config.steps is None:
+            raise ValueError("fill in how many steps the epochs take: `with_steps`")
+        self.config, self.batches, self.steps = config, batches, config.steps
         self.evaluate, self.loss_fn = evaluate, loss_fn
         self.model = model.to(self.device)
         if config.sharding == "full" and self.world.size > 1:
@@ -118,25 +120,25 @@ class Trainer:
         self.optimizers = make_optimizers(self.model, config, self.dtype)
         self.step, self.seconds = 0, 0.0
         self.losses: list[float] = []  # since the last look
-        self.best, self.looks_since_best = math.inf, 0
+        self.best, self.reports_since_best = math.inf, 0
         self.interrupted = False
 
     @property
     def over(self) -> bool:
         """Whether the run has come to its end, by length or by lost patience."""
         patience = self.config.patience
-        tired = patience is not None and self.looks_since_best >= patience
+        tired = patience is not None and self.reports_since_best >= patience
         return tired or self.progress() >= 1
 
     def progress(self) -> float:
         """The part of the run that is behind us, from 0 to 1; rank 0's clock counts."""
         c = self.config
         if c.minutes is not None:
-            passed = self.world.main_says(self.seconds)
+            passed = self.world.broadcast(self.seconds)
             return min(1.0, passed / (60 * c.minutes))
-        return min(1.0, self.step / c.steps)
+        return min(1.0, self.step / self.steps)
 
-    def run(self, show_progress: bool = False) -> Iterator[Look]:
+    def run(self, show_progress: bool = False) -> Iterator[EvalReport]:
         """Train to the end; yield a look at step 0, at every interval and at the end.
 
         Ctrl-C lets the current step finish, yields a last look and ends the run.
@@ -180,13 +182,15 @@ class Trainer:
         for optimizer in self.optimizers:
             for p, slots in optimizer.state.items():
                 tensors |= {f"{slot}.{names[p]}": t for slot, t in slots.items()}
-        tensors = {name: sharding.whole(t.detach()) for name, t in tensors.items()}
+        tensors = {
+            name: sharding.full_tensor(t.detach()) for name, t in tensors.items()
+        }
         facts = {
             "step": self.step,
             "seconds": self.seconds,
             "losses": self.losses,
             "best": self.best,
-            "looks_since_best": self.looks_since_best,
+            "reports_since_best": self.reports_since_best,
             "optimizer": self.config.optimizer,
             "dtype": str(self.dtype).removeprefix("torch."),
             "threads": self.threads,
@@ -214,14 +218,14 @@ class Trainer:
                 mine = kept[name]
                 if saved.shape != mine.shape and slot != "step":  # that is a count
                     raise ValueError(f"{name} is {list(saved.shape)} there")
-                share = sharding.share_like(mine, saved.to(self.device))
+                share = sharding.shard_like(mine, saved.to(self.device))
                 if slot == "model":
                     mine.copy_(share)
                 else:
                     owner[mine].state[mine][slot] = share
             self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
             self.losses, self.best = list(facts["losses"]), float(facts["best"])
-            self.looks_since_best = int(facts["looks_since_best"])
+            self.reports_since_best = int(facts["reports_since_best"])
             if self.config.dtype == "auto":  # as it was picked then, not timed anew
                 kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
                 self.dtype = kinds[facts["dtype"]]
@@ -296,22 +300,22 @@ class Trainer:
         c = self.config
         if c.minutes is not None:
             return self.progress()
-        return max(0, self.step - c.warmup_steps) / max(1, c.steps - c.warmup_steps)
+        return max(0, self.step - c.warmup_steps) / max(1, self.steps - c.warmup_steps)
 
-    def _look(self, tokens: int, stepping: float) -> Look:
+    def _look(self, tokens: int, stepping: float) -> EvalReport:
         """Evaluate; remember whether it is the best so far."""
         sample = self.evaluate(self.model, False)
-        loss = self.world.main_says(sample.nats_per_token)  # all decide alike
+        loss = self.world.broadcast(sample.nats_per_token)  # all decide alike
         sample = replace(sample, nats_per_token=loss)
         self._insist_on_finite(loss, "validation")
         training_loss, is_best = sum(self.losses) / len(self.losses), False
         if not self.interrupted:  # an extra look must not change a resumed run
             is_best = loss < self.best
             self.best = min(self.best, loss)
-            self.looks_since_best = 0 if is_best else self.looks_since_best + 1
+            self.reports_since_best = 0 if is_best else self.reports_since_best + 1
             self.losses = []
         progress, over = self.progress(), self.over
-        return Look(
+        return EvalReport(
             step=self.step,
             training_loss=training_loss,
             validation=self.evaluate(self.model, True) if over else sample,
@@ -333,5 +337,5 @@ class Trainer:
 
     def _shall_stop(self, asked: bool) -> bool:
         """Whether rank 0 is asked to; all ranks then end together."""
-        self.interrupted = bool(self.world.main_says(float(asked)))
+        self.interrupted = bool(self.world.broadcast(float(asked)))
         return self.interrupted
