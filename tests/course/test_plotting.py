@@ -67,6 +67,14 @@ def test_lines_can_be_told_apart_without_colour(colours: tuple[str, ...]) -> Non
     assert len(ax.get_legend().get_texts()) == 6
 
 
+def test_no_series_is_dropped() -> None:
+    ax = lines([0, 1], {str(i): [i, i + 1] for i in range(15)})
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == [str(i) for i in range(15)]
+    looks = {(line.get_color(), str(line._dash_pattern)) for line in ax.lines}
+    assert len(looks) == 15
+
+
 def test_magnitudes_are_sequential_and_signed_values_centred() -> None:
     matrix = torch.tensor([[-1.0, 0.0, 3.0], [0.5, 2.0, 1.0]])
     plain = heatmap(matrix, x_label="x", y_label="y").images[0]

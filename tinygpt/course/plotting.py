@@ -217,7 +217,9 @@ def lines(
 ) -> Axes:
     """One line per named series; told apart by colour and by dashes."""
     ax = ax or new_axes()
-    for (name, y), colour, dash in zip(series.items(), CYCLE, DASHES, strict=False):
+    for i, (name, y) in enumerate(series.items()):
+        colour = CYCLE[i % len(CYCLE)]
+        dash = DASHES[(i + i // len(CYCLE)) % len(DASHES)]  # a used colour, a new dash
         ax.plot(_numbers(x), _numbers(y), label=name, color=colour, linestyle=dash)
     if len(series) > 1:
         ax.legend()
