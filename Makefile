@@ -21,7 +21,7 @@ train: .venv/.core ## train a small GPT on the CPU and let it speak
 
 # No page shows an output that today's code would not print: what is stale runs again.
 book: .venv/.book $(WEB) ## build the site into book/_build/html
-	$(BIN)/python book/notebooks.py renew --stale
+	$(BIN)/python book/notebooks.py --stale
 	$(BIN)/jupyter-book build . --path-output book -n -W --keep-going
 
 book/_static/models/%/model.js: $$(wildcard data/$$*/*.safetensors) tinygpt/formats/web.py | .venv/.book

@@ -61,6 +61,7 @@ ALWAYS = {
     "course.notebook",
     "course.plotting",
     "errors",
+    "presets",
     "text.dataset",  # every chapter works on the real text, and here it is read
 }
 BONES = (
@@ -371,52 +372,25 @@ def test_a_name_that_nothing_has_stops_the_build(name: str) -> None:
 
 # --- The notebook tool -------------------------------------------------------------
 
-SOURCE = """\
-# %% [markdown]
-# A title
 
-Text with $x$.
-
-# %%
-#| alt: A line that falls.
-#| caption: It falls.
-#| name: fig-falls
-#| tags: hide-input, nbval-ignore-output
-x = 1
-x
-
-# %%
-x = 1
-x
-
-# %%
-x = 1
-x
-"""
+def notebook_of(*sources: str) -> nbformat.NotebookNode:
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    return nbformat.v4.new_notebook(cells=cells, metadata=notebooks.METADATA)
 
 
-def test_percent_source_and_notebook_say_the_same() -> None:
-    notebook = notebooks.from_percent(SOURCE)
-    nbformat.validate(notebook)
-    assert notebooks.to_percent(notebook) == SOURCE
-    figure = notebook.cells[1].metadata
-    assert figure["mystnb"]["image"]["alt"] == "A line that falls."
-    assert figure["mystnb"]["figure"] == {"caption": "It falls.", "name": "fig-falls"}
-    assert figure["tags"] == ["hide-input", "nbval-ignore-output"]
-    ids = [cell.id for cell in notebook.cells]
-    assert len(set(ids)) == 4
-    assert ids == [cell.id for cell in notebooks.from_percent(SOURCE).cells]
-
-
-@pytest.mark.parametrize("bad", ["# %% [raw]\n", "# %%\n#| colour: red\nx = 1\n"])
-def test_a_source_that_cannot_be_read_is_refused(bad: str) -> None:
-    with pytest.raises(SystemExit, match=r"cannot read|unknown cell options"):
-        notebooks.from_percent(bad)
+@each_chapter
+def test_a_chapter_can_be_edited_as_plain_text(path: Path) -> None:
+    jupytext = pytest.importorskip("jupytext", reason="the packages for the notebooks")
+    notebook = nbformat.read(path, 4)
+    again = jupytext.reads(jupytext.writes(notebook, "py:percent"), "py:percent")
+    for before, after in zip(notebook.cells, again.cells, strict=True):
+        for key in ("cell_type", "source", "metadata"):
+            assert before[key] == after[key]
 
 
 def test_renew_stores_outputs_and_runs_only_what_is_stale(tmp_path: Path) -> None:
     path = tmp_path / "01_tokenization.ipynb"
-    nbformat.write(notebooks.from_percent("# %%\nprint(1)\nprint(2)\n3\n"), path)
+    nbformat.write(notebook_of("print(1)\nprint(2)\n3"), path)
     notebooks.renew([path], only_stale=True)
     first = path.read_text(encoding="utf-8")
     cell = nbformat.read(path, 4).cells[0]
@@ -433,7 +407,7 @@ def test_renew_stores_outputs_and_runs_only_what_is_stale(tmp_path: Path) -> Non
 
 def test_a_failing_chapter_is_named(tmp_path: Path) -> None:
     path = tmp_path / "01_tokenization.ipynb"
-    nbformat.write(notebooks.from_percent("# %%\n1 / 0\n"), path)
+    nbformat.write(notebook_of("1 / 0"), path)
     with pytest.raises(SystemExit, match=r"01_tokenization.ipynb failed"):
         notebooks.renew([path], only_stale=False)
 

@@ -1,9 +1,13 @@
 """The shape ledger checks what it lists; glued numbers reach the prose."""
 
+import sys
+from ast import literal_eval
+
+import nbformat
 import pytest
 import torch
 
-from tinygpt.course.notebook import Progress, Table, Watched, glue, shape_ledger
+from tinygpt.course.notebook import Table, glue, shape_ledger
 
 SIZES = {"B": 2, "T": 5, "C": 12, "H": 3, "D": 4}
 
@@ -50,65 +54,36 @@ def test_a_table_in_a_terminal() -> None:
     assert repr(table) == "name        value\nloss        3.1\nperplexity  22"
 
 
-def test_glue_stores_what_myst_nb_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = []
-    monkeypatch.setattr(
-        "IPython.display.display", lambda *args, **kwargs: shown.append((args, kwargs))
-    )
-    glue("loss", 3.14159, ".2f")
-    ((record,), options) = shown[0]
-    prefix = "application/papermill.record/"
-    assert record == {f"{prefix}text/plain": "3.14"}
-    assert options["metadata"]["scrapbook"] == {"name": "loss", "mime_prefix": prefix}
-
-
 @pytest.mark.parametrize(
-    ("value", "form", "stored"),
+    ("value", "form", "shown"),
     [
-        (98550, ",", "'98,550'"),  # else the page shows (98, 550)
-        (3.8, ".2f", "'3.80'"),  # else 3.8
-        (4096, ",", "4,096"),
+        (98550, ",", "98,550"),  # as a number the page would show (98, 550)
+        (3.8, ".2f", "3.80"),
         ("a word", "", "a word"),
         (7, "", "7"),
     ],
 )
-def test_glue_quotes_what_would_be_changed(
-    value, form: str, stored: str, monkeypatch: pytest.MonkeyPatch
+def test_glue_stores_what_the_page_shows(
+    value: object, form: str, shown: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = []
+    library = pytest.importorskip("myst_nb.ext.glue", reason="builds the pages")
+    stored = []
     monkeypatch.setattr(
-        "IPython.display.display", lambda record, **kwargs: shown.append(record)
+        library, "ipy_display", lambda data, **kwargs: stored.append((data, kwargs))
     )
     glue("number", value, form)
-    assert list(shown[0].values()) == [stored]
+    ((data, options),) = stored
+    output = nbformat.v4.new_output("display_data", data, metadata=options["metadata"])
+    cell = nbformat.v4.new_code_cell(outputs=[output])
+    ((name, found),) = library.extract_glue_data_cell(cell)
+    assert name == "number"
+    assert literal_eval(found["data"]["text/plain"]) == shown
+    assert cell.outputs == []  # the cell itself shows nothing
 
 
-class CountingBatches:
-    def at(self, *place: int) -> tuple[torch.Tensor]:
-        return (torch.tensor(place),)
-
-
-def test_watched_batches_move_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = []
-
-    class Handle:
-        update = staticmethod(shown.append)
-
-    def display(bar: Progress, display_id: bool) -> Handle:
-        shown.append(bar)
-        return Handle()
-
-    monkeypatch.setattr("IPython.display.display", display)
-    watched = Watched(CountingBatches(), steps=250)
-    for step in range(250):
-        (place,) = watched.at(step, 1, 2)
-        assert place.tolist() == [step, 1, 2]
-    assert list(map(repr, shown[:2])) == ["step 0 of 250", "step 2 of 250"]
-    assert len(shown) == 126
-    assert 'max="250" value="250"' in shown[-1]._repr_html_()
-
-
-def test_watched_batches_need_no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("IPython.display.display", lambda *args, **kwargs: None)
-    (place,) = Watched(CountingBatches(), steps=1).at(0)
-    assert place.tolist() == [0, 0, 1]
+def test_glue_does_nothing_without_the_packages_of_the_book(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "myst_nb", None)
+    glue("number", 7)
+    assert capsys.readouterr().out == ""

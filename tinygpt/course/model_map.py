@@ -1,7 +1,7 @@
-"""The map of the whole model: one figure that every chapter opens with.
+"""The map of the whole model: the figure that opens every chapter.
 
-`model_map("attention")` lights up the chapter's own part. What it leaves out: the
-numbers; a chapter shows them in its shape ledger.
+`model_map("attention")` highlights the chapter's own part. What it leaves out: shapes,
+which a chapter shows in its shape ledger.
 """
 
 from matplotlib.axes import Axes
@@ -9,7 +9,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from tinygpt.course.plotting import ORANGE, SOFT, WIDTH, new_axes
 
-# What is drawn: part -> (words, left, top, width, height), in tenths of the width.
+# What is drawn: part -> (words, left, top, width, height), in axes units from 0 to 10.
 _MAP = {
     "tokenization": ("tokenizer: text → ids", 0.3, 1.0, 4.4, 0.8),
     "embeddings": ("token\nembedding", 0.3, 2.3, 2.1, 1.1),
@@ -23,16 +23,16 @@ _MAP = {
     "norm2": ("norm", 6.0, 4.3, 2.9, 0.6),
     "feed_forward": ("feed-forward", 6.0, 5.35, 2.9, 0.8),
     "training": (
-        "training: compare with the real\nnext token, mend the weights",
+        "training: compare with the real\nnext token, adjust the weights",
         0.3,
         7.9,
         5.3,
         1.1,
     ),
-    "finetune": ("fine-tuning:\ngo on with chats", 6.1, 7.9, 3.6, 1.1),
+    "finetune": ("fine-tuning:\ncontinue on chats", 6.1, 7.9, 3.6, 1.1),
 }
 _WHOLE_BLOCK = ("blocks", "head", "norm1", "norm2", "feed_forward")
-PARTS = {  # what each chapter lights up
+PARTS = {  # what each chapter highlights
     "tokenization": ("tokenization",),
     "embeddings": ("embeddings",),
     "positional": ("positional",),
@@ -47,13 +47,13 @@ PARTS = {  # what each chapter lights up
 
 
 def model_map(highlight: str | None = None, *, ax: Axes | None = None) -> Axes:
-    """The whole model on one page, with the part of one chapter lit up.
+    """Draw the whole model, with the part of one chapter highlighted.
 
-    `highlight` is a key of PARTS, or None for the plain map. Read it from the top down;
-    on the right is the inside of a block, with the residual stream beside it.
+    `highlight` is a key of PARTS, or None for the plain map. The map is read from the
+    top down; on the right is the inside of a block, with the residual stream beside it.
 
     Raises:
-        KeyError: `highlight` is no part of the map.
+        KeyError: `highlight` is not in PARTS.
     """
     lit = PARTS[highlight] if highlight else ()
     ax = ax or new_axes(WIDTH, 4.7)
@@ -75,7 +75,10 @@ def model_map(highlight: str | None = None, *, ax: Axes | None = None) -> Axes:
     ):
         _arrow(ax, (x, start), (x, end))
     ax.text(2.65, 2.85, "+", ha="center", va="center", fontsize=15)
-    for y, start in ((3.7, 1.2), (6.6, 4.1)):  # the residual stream goes round
+    for y, start in (
+        (3.7, 1.2),
+        (6.6, 4.1),
+    ):  # the residual stream goes around each layer
         ax.plot([6.9, 9.3, 9.3], [start, start, y], color=SOFT, lw=1.4, ls="-")
         _arrow(ax, (9.3, y), (7.1, y))
         ax.text(6.9, y, "⊕", ha="center", va="center", fontsize=16)

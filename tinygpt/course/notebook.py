@@ -1,13 +1,12 @@
-"""What a chapter shows beside figures: the shape ledger, and numbers for its prose.
+"""What a chapter shows beside figures: tables, shape ledgers, numbers for its prose.
 
-`shape_ledger` lists tensors with named axes and checks every one of them. `glue` hands
-a number to the text around the cell, so that prose cannot drift from output. `Watched`
-draws a bar while a model trains. IPython is needed only when one of these two is used.
+`shape_ledger` lists tensors with named axes and checks the shape of each. `glue` stores
+a number for the text around the cell, so that prose and output always agree.
+
 What it leaves out: figures (see `plotting`).
 """
 
 import math
-from ast import literal_eval
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Table:
-    """A table that reads well in a page, in JupyterLab and in a terminal."""
+    """A table of strings, readable on a page, in JupyterLab and in a terminal."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -55,11 +54,11 @@ def _axis(axis: str, sizes: Mapping[str, int]) -> int:
 def shape_ledger(
     sizes: Mapping[str, int], rows: Sequence[tuple[str, Tensor, str, str]]
 ) -> Table:
-    """Name, shape, axes and meaning of tensors, every shape checked.
+    """A table of tensors: name, shape, axes and meaning, every shape checked.
 
-    `sizes` gives the axes their lengths, pairwise different, so that no axis can be
-    mistaken for another. A row is (name, tensor, axes, what it holds), the axes in one
-    string: "B T C"; "3*C" is a product, a number stands for itself.
+    `sizes` gives each axis its length; no two may be equal, so that no axis can be
+    mistaken for another. A row is (name, tensor, axes, what it holds). Axes are one
+    string, such as "B T C"; "3*C" is a product, and a number is a length.
 
     Raises:
         ValueError: two axes share a length, or a tensor is not as its row says.
@@ -83,65 +82,16 @@ def shape_ledger(
     return Table(("tensor", "shape", "axes", "what it holds"), tuple(lines))
 
 
-def _read_as(text: str) -> str:
-    """What the role makes of `text`: it takes it for Python if it can."""
-    try:
-        return str(literal_eval(text))
-    except (SyntaxError, ValueError):
-        return text
-
-
 def glue(name: str, value: Any, form: str = "") -> None:
-    """Keep `value` as text under `name`, for the role glue:text in the prose.
+    """Store `value` as text under `name`, for the role glue:text in the prose.
 
-    `form` is a format specification: `glue("loss", 3.14159, ".2f")` keeps "3.14". The
-    cell shows nothing. It is what `myst_nb.glue` stores, without its dependencies.
+    `form` is a format specification: `glue("loss", 3.14159, ".2f")` stores "3.14". The
+    cell shows nothing. Without myst-nb nothing is stored: only the pages built with it
+    read what is stored, and a reader who just runs the notebooks should not have to
+    install Sphinx for that.
     """
-    from IPython.display import display  # only a notebook has it
-
-    text = format(value, form)
-    if _read_as(text) != text:  # the role would show 98,550 as (98, 550)
-        text = repr(text)
-    record = {"application/papermill.record/text/plain": text}
-    prefix = "application/papermill.record/"
-    metadata = {"scrapbook": {"name": name, "mime_prefix": prefix}}
-    display(record, raw=True, metadata=metadata)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a training run is, as a bar in a page and as words elsewhere."""
-
-    step: int
-    steps: int
-
-    def __repr__(self) -> str:
-        return f"step {self.step} of {self.steps}"
-
-    def _repr_html_(self) -> str:
-        return (
-            f'<progress aria-label="training" style="width: min(60%, 20rem)" '
-            f'max="{self.steps}" value="{self.step}"></progress> {self!r}'
-        )
-
-
-class Watched:
-    """Batches that move a bar in the notebook, a little further with each of them.
-
-    The trainer's own bar is text for a terminal; a notebook's page wants one output
-    that changes in place.
-    """
-
-    def __init__(self, batches: Any, steps: int) -> None:
-        from IPython.display import display  # only a notebook has it
-
-        self.batches, self.steps = batches, steps
-        self.bar = display(Progress(0, steps), display_id=True)
-
-    def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, ...]:
-        """What `batches` give for one step, [B, T] each; the bar counts it as done."""
-        every = max(1, self.steps // 100)
-        if self.bar and ((step + 1) % every == 0 or step + 1 == self.steps):
-            self.bar.update(Progress(step + 1, self.steps))
-        batch: tuple[Tensor, ...] = self.batches.at(step, rank, world_size)
-        return batch
+    try:
+        from myst_nb import glue as store
+    except ImportError:
+        return
+    store(name, format(value, form), display=False)

@@ -1,10 +1,12 @@
-"""Figures: tensors in, matplotlib Axes out. The only module that knows pyplot.
+"""Figures: tensors in, matplotlib Axes out. The only module that imports pyplot.
 
-One style for the whole course: an off-white card with dark ink, which reads the same
-on a light and on a dark page; letters large enough for a phone; colours that
-colour-blind readers can tell apart (Okabe and Ito, 2008). Magnitudes use viridis,
-signed values a red and blue map with white at zero. What it leaves out: tables (see
-`exhibit`), the map of the model (see `model_map`), files.
+One style for the whole course: dark ink on an off-white card, which works on a light
+and on a dark page; letters large enough for a phone; colours that colour-blind readers
+can tell apart (Okabe and Ito, 2008). Magnitudes use viridis, signed values a red and
+blue map with white at zero.
+
+What it leaves out: tables (see `notebook`), the map of the model (see `model_map`),
+saving figures.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,7 +62,7 @@ STYLE: dict[str, Any] = {
 
 
 def use_style() -> None:
-    """Set the course's style for every figure from now on."""
+    """Set the course's style for all later figures."""
     plt.rcParams.update(STYLE)  # type: ignore[arg-type]
 
 
@@ -79,7 +81,7 @@ def new_row(n: int, width: float = WIDTH, height: float = HEIGHT) -> list[Axes]:
 
 
 def visible(token: str | bytes) -> str:
-    r"""A token as a label: spaces and line ends become signs that can be seen.
+    r"""A token as a label, with visible signs for spaces, tabs and line ends.
 
     >>> visible(" the\n")
     '␣the⏎'
@@ -103,11 +105,11 @@ def heatmap(
     annotate: bool | None = None,
     colorbar: bool = True,
 ) -> Axes:
-    """A matrix as coloured cells, the first row on top.
+    """Draw a matrix as coloured cells, the first row on top.
 
-    `signed` centres the colours on zero; `limits` fixes their ends, so that figures
+    `signed` centres the colours on zero; `limits` fixes their range, so that figures
     can be compared. Small matrices (up to 8 columns and 10 rows) show their numbers.
-    Infinite and missing values are grey, -inf written as such.
+    Infinite and missing values are grey and marked −∞, ∞ or –.
     """
     values = matrix.detach().float().cpu().numpy()
     rows, columns = values.shape
@@ -153,7 +155,7 @@ def heatmap(
 
 
 def _write(ax: Axes, row: int, column: int, value: float, image: Any) -> None:
-    """The number of a cell, dark on light and light on dark."""
+    """Write the number of a cell, dark on light or light on dark."""
     if not np.isfinite(value):
         text, dark = ("−∞" if value < 0 else "∞" if value > 0 else "–"), False
     else:
@@ -175,7 +177,7 @@ def attention_map(
     title: str = "",
     colorbar: bool = True,
 ) -> Axes:
-    """Attention weights from 0 to 1: who (row) listens to whom (column)."""
+    """Draw attention weights from 0 to 1: queries as rows, keys as columns."""
     return heatmap(
         weights,
         tokens,
@@ -193,7 +195,7 @@ def attention_map(
 def positional_encoding(
     table: Float[Tensor, "T C"], *, ax: Axes | None = None, title: str = ""
 ) -> Axes:
-    """A table of position vectors: positions downwards, dimensions to the right."""
+    """Draw position vectors: positions downwards, dimensions to the right."""
     return heatmap(
         table,
         ax=ax,
@@ -215,7 +217,7 @@ def lines(
     x_label: str = "",
     y_label: str = "",
 ) -> Axes:
-    """One line per named series; told apart by colour and by dashes."""
+    """Draw one line per named series, told apart by colour and by dashes."""
     ax = ax or new_axes()
     for i, (name, y) in enumerate(series.items()):
         colour = CYCLE[i % len(CYCLE)]
@@ -237,7 +239,7 @@ def loss_curves(
     title: str = "",
     y_label: str = "loss (nats per token)",
 ) -> Axes:
-    """Loss by step, with simple predictors as horizontal lines to beat."""
+    """Draw losses by step, with baselines as dotted horizontal lines."""
     ax = lines(steps, losses, ax=ax, title=title, x_label="step", y_label=y_label)
     low, high = ax.get_ylim()
     last, side = low - high, 1.0
@@ -266,7 +268,7 @@ def bars(
     title: str = "",
     x_label: str = "probability",
 ) -> Axes:
-    """One horizontal bar per label, the first on top, such as the likeliest tokens."""
+    """Draw one horizontal bar per label, the first on top."""
     sizes = _numbers(values)
     ax = ax or new_axes(height=max(2.2, 0.34 * len(sizes) + 1.1))
     colours = [ORANGE if i == highlight else BLUE for i in range(len(sizes))]
@@ -289,7 +291,7 @@ def token_strip(
     title: str = "",
     per_line: int = 44,
 ) -> Axes:
-    """The pieces of a text as tiles in reading order, with their ids below."""
+    """Draw the tokens of a text as tiles in reading order, with their ids below."""
     tiles: list[tuple[int, float, float, int]] = []  # token, x, width, line
     x, line = 0.0, 0
     for i, token in enumerate(tokens):

@@ -1,10 +1,11 @@
 """The exercises' answers and hints: `check_answer("attention.scores", my_function)`.
 
-An answer is run on every case and compared with the solution. A wrong one is compared
-with the likeliest wrong answers, each kept with the hint that helps; any other gets
-the first place where it differs. The exercises of a chapter stand in the module of
-the same name beside this file, in a list EXERCISES, and are loaded when asked for.
-What it leaves out: reading an answer's code. It looks only at what the answer does.
+An answer is run on every case and compared with the solution. A wrong answer is also
+compared with the likeliest mistakes, each of which has a hint; any other is told the
+first difference. The exercises of each chapter are a list EXERCISES in the module of
+the chapter's name in this folder, imported when asked for.
+
+What it leaves out: reading an answer's code. Only what the answer returns counts.
 """
 
 import copy
@@ -25,7 +26,7 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # rounding differs, a mistake shows
 
 @dataclass(frozen=True)
 class Mistake:
-    """A likely wrong answer, and the hint for whoever gives it."""
+    """A likely wrong answer, and the hint for it."""
 
     answer: Any
     hint: str
@@ -33,11 +34,11 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise: its solution, inputs to try, and what people get wrong.
+    """One exercise: its solution, cases to run, and likely mistakes.
 
     `solution` is a function, or a plain value if the question asks for one. `cases`
-    are tuples of arguments (none for a value). `run` calls an answer with a case; give
-    your own where an answer is more than a function, such as a class to be built.
+    are tuples of arguments (empty for a value). `run` calls an answer with a case;
+    replace it where an answer is more than a function, such as a class.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Exercise:
     )
 
     def results(self, answer: Any) -> list[Any]:
-        """What `answer` gives for every case, each with fresh arguments and seed."""
+        """What `answer` returns for each case, with fresh arguments and fixed seed."""
         given = []
         for case in self.cases:
             with torch.random.fork_rng(devices=[]):
@@ -80,7 +81,10 @@ class Verdict:
 
 
 def check_answer(name: str, answer: Any) -> Verdict:
-    """Compare `answer` with the solution of the exercise `name`, kindly.
+    """Compare `answer` with the solution of the exercise `name`.
+
+    The verdict is shown in a notebook; it is true if the answer is right. Whatever the
+    answer raises becomes part of the verdict.
 
     Raises:
         UserError: there is no exercise of that name.
@@ -139,7 +143,7 @@ def _praise(cases: int, function: bool) -> str:
 
 
 def same(want: Any, have: Any) -> bool:
-    """Equal in kind and content; numbers up to rounding."""
+    """Whether both have the same type and content; numbers up to rounding."""
     return not difference(want, have)
 
 

@@ -125,7 +125,7 @@ EXERCISES = [
             Mistake(
                 lambda x: x.reshape(len(x), x.size(2), -1),
                 "you reshape before you transpose, so that numbers of several tokens "
-                "end in one row: bring the heads behind the time first.",
+                "end up in one row: move the heads behind the time axis first.",
             ),
             Mistake(
                 lambda x: x.permute(0, 2, 3, 1).flatten(2),
@@ -139,7 +139,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda x: x.mean(dim=1),
-                "you average the heads; they should stand side by side.",
+                "you average the heads; they should be side by side.",
             ),
         ),
     ),

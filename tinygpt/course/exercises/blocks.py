@@ -33,7 +33,7 @@ def pre_norm(x: Tensor, norm: Step, f: Step) -> Tensor:
 
 
 def feed_forward(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """Widen, bend, come back."""
+    """To the hidden width, ReLU, and back."""
     return (x @ w1.T + b1).relu() @ w2.T + b2
 
 
@@ -129,20 +129,20 @@ EXERCISES = [
         mistakes=(
             Mistake(
                 lambda x, w1, b1, w2, b2: (x @ w1.T + b1) @ w2.T + b2,
-                "the bend is missing: two linear layers without relu between them are "
-                "no more than one.",
+                "the nonlinearity is missing: two linear layers without relu between "
+                "them are no more than one.",
             ),
             Mistake(
                 lambda x, w1, b1, w2, b2: ((x @ w1.T + b1) @ w2.T + b2).relu(),
-                "you bend at the end; the bend belongs between the two layers.",
+                "your relu comes at the end; it belongs between the two layers.",
             ),
             Mistake(
                 lambda x, w1, b1, w2, b2: feed_forward(x, w1, b1, w2, b2).relu(),
-                "one bend too many: what comes out may be negative.",
+                "there is one relu too many: what comes out may be negative.",
             ),
             Mistake(
                 lambda x, w1, b1, w2, b2: (x @ w1.T).relu() @ w2.T,
-                "the biases are missing: add first_bias before the bend and "
+                "the biases are missing: add first_bias before relu and "
                 "second_bias at the end.",
             ),
             Mistake(
@@ -191,8 +191,8 @@ EXERCISES = [
             ),
             Mistake(
                 lambda x: x[:, -1].max(dim=-1).values,
-                "these are the largest logits; the question is at which id they stand: "
-                "argmax.",
+                "these are the largest logits; the question is which ids they belong "
+                "to: argmax.",
             ),
         ),
     ),

@@ -80,7 +80,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda ids, vocab_size: torch.eye(vocab_size)[ids - 1],
-                "your ones stand one column too far left: ids count from 0.",
+                "your ones are one column too far to the left: ids count from 0.",
             ),
             Mistake(
                 lambda ids, vocab_size: F.one_hot(ids, vocab_size),

@@ -3,24 +3,23 @@
 import torch
 from torch import Tensor
 
+from tinygpt.config import IGNORE_INDEX
 from tinygpt.course.exercises import Exercise, Mistake
-
-IGNORE = -100
 
 
 def targets(ids: list[int], own: list[bool]) -> list[int]:
     """The next id where it is the assistant's own, else -100."""
     after = zip(ids[1:], own[1:], strict=True)
-    return [i if mine else IGNORE for i, mine in after]
+    return [i if mine else IGNORE_INDEX for i, mine in after]
 
 
 def _targets_by_input(ids: list[int], own: list[bool]) -> list[int]:
     pairs = zip(ids[1:], own[:-1], strict=True)
-    return [i if mine else IGNORE for i, mine in pairs]
+    return [i if mine else IGNORE_INDEX for i, mine in pairs]
 
 
 def _targets_same(ids: list[int], own: list[bool]) -> list[int]:
-    return [i if mine else IGNORE for i, mine in zip(ids, own, strict=True)]
+    return [i if mine else IGNORE_INDEX for i, mine in zip(ids, own, strict=True)]
 
 
 def _targets_all(ids: list[int], own: list[bool]) -> list[int]:
@@ -32,7 +31,7 @@ def _targets_turned(ids: list[int], own: list[bool]) -> list[int]:
 
 
 def _targets_no_end(ids: list[int], own: list[bool]) -> list[int]:
-    return [*targets(ids, own)[:-1], IGNORE]
+    return [*targets(ids, own)[:-1], IGNORE_INDEX]
 
 
 def may_look(documents: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def _top_p_unsorted(probabilities: Tensor, p: float) -> Tensor:
 
 
 def positions(n_cached: int, n_new: int) -> Tensor:
-    """Where the new tokens stand behind those in the cache."""
+    """Positions of `n_new` tokens after `n_cached` that are in the cache."""
     return torch.arange(n_cached, n_cached + n_new)
 
 
@@ -162,7 +162,7 @@ EXERCISES = [
             ),
             Mistake(
                 _top_p_sorted,
-                "your probabilities are right but sorted: put each back to its own "
+                "your probabilities are right but sorted: put each back at its own "
                 "token, with scatter and the order that sort returned.",
             ),
             Mistake(

@@ -46,7 +46,7 @@ def _silence_one_number(mixed: Tensor, n_heads: int, head: int) -> Tensor:
 
 
 def longest_copy(sample: list[str], source: list[str]) -> int:
-    """The length of the longest run of words of sample that stands in source."""
+    """The length of the longest run of words of sample that is also in source."""
     longest = 0
     for i in range(len(sample)):
         for j in range(len(source)):
@@ -97,7 +97,7 @@ SAYING = ["listen", "first", "and", "then", "ask", "one", "short", "question"]
 
 
 def norm(x: Tensor) -> Tensor:
-    """To mean 0 and variance 1, along the last axis."""
+    """Layer norm without gain: mean 0 and variance 1 along the last axis."""
     return F.layer_norm(x, x.shape[-1:])
 
 
@@ -146,7 +146,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda x, norm, head: norm(head(x)),
-                "the order is turned round: first the norm, then the head.",
+                "the order is reversed: first the norm, then the head.",
             ),
             Mistake(
                 lambda x, norm, head: head(norm(x)).softmax(dim=-1),
@@ -171,7 +171,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda mixed, n_heads, head: mixed - silence(mixed, n_heads, head),
-                "you keep that head and silence all others: turn it round.",
+                "you keep that head and silence all others: do the opposite.",
             ),
             Mistake(
                 _silence_one_number,
@@ -200,7 +200,7 @@ EXERCISES = [
             ),
             Mistake(
                 _copy_in_step,
-                "you compare word by word at the same place; the copy may stand "
+                "you compare word by word at the same place; the copy may be "
                 "anywhere in the source.",
             ),
             Mistake(

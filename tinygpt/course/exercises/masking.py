@@ -72,7 +72,7 @@ EXERCISES = [
             Mistake(
                 lambda s, m: s.softmax(dim=-1).masked_fill(~m, 0),
                 "you mask after softmax: rows no longer add up to 1, and the hidden "
-                "scores have had their say in the sum. Mask first.",
+                "scores still count in the sum. Mask first.",
             ),
             Mistake(
                 lambda s, m: s.masked_fill(~m, 0).softmax(dim=-1),
@@ -103,7 +103,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda w: (w[:, 1:], w[:, :-1]),
-                "your targets lie one step back: the model would learn to write "
+                "your targets come one step too early: the model would learn to write "
                 "backwards. Swap the two.",
             ),
             Mistake(
@@ -113,7 +113,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda w: (w[:-1], w[1:]),
-                "you cut the batch, the first axis; cut the time, the second one.",
+                "you cut the batch axis, the first; cut the time axis, the second.",
             ),
         ),
     ),
@@ -124,17 +124,17 @@ EXERCISES = [
         mistakes=(
             Mistake(
                 lambda lengths, n: torch.arange(n) <= lengths.unsqueeze(1),
-                "one filling token is taken for real: places count from 0, so they "
+                "one padding token is taken for real: places count from 0, so they "
                 "must be smaller than the length.",
             ),
             Mistake(
                 lambda lengths, n: torch.arange(n) >= lengths.unsqueeze(1),
-                "your mask is True for the filling; it should be True for the real "
+                "your mask is True for the padding; it should be True for the real "
                 "tokens.",
             ),
             Mistake(
                 lambda lengths, n: torch.arange(n) >= n - lengths.unsqueeze(1),
-                "you keep the last tokens of each text, but the filling stands behind "
+                "you keep the last tokens of each text, but the padding comes after "
                 "the text: keep the first.",
             ),
             Mistake(

@@ -98,7 +98,7 @@ EXERCISES = [
             ),
             Mistake(
                 _sinusoids_swapped,
-                "the cosine stands first in each pair; the formula begins with the "
+                "the cosine comes first in each pair; the formula begins with the "
                 "sine.",
             ),
             Mistake(
@@ -122,7 +122,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda x, table: x + table[: x.size(0)].unsqueeze(1),
-                "every window gets one place of its own; the place counts along T, the "
+                "every window gets a position of its own; positions count along T, the "
                 "second axis, not along B.",
             ),
             Mistake(
@@ -160,7 +160,7 @@ EXERCISES = [
         mistakes=(
             Mistake(
                 35,
-                "the distance is right, but on the other side: the query stood behind "
+                "the distance is right, but on the other side: the query came after "
                 "the key.",
             ),
             Mistake(12, "the distance has changed; the query must move with the key."),

@@ -135,7 +135,8 @@ EXERCISES = [
             ),
             Mistake(
                 _pairs_wrapped,
-                "you also pair the last id with the first, but a text is no circle.",
+                "you also pair the last id with the first, but a text does not wrap "
+                "around.",
             ),
             Mistake(
                 _pairs_seen,
@@ -204,7 +205,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda text, ids: len(ids) / len(text.encode("utf-8")),
-                "that is tokens per byte: turn the fraction over.",
+                "that is tokens per byte: it is upside down.",
             ),
             Mistake(
                 lambda text, ids: len(text.encode("utf-8")) // len(ids),
@@ -224,12 +225,12 @@ EXERCISES = [
             ),
             Mistake(
                 _window_before,
-                "your inputs lie behind their targets: x begins at start, y at "
+                "your inputs come after their targets: x begins at start, y at "
                 "start + 1.",
             ),
             Mistake(
                 _window_short,
-                "your targets are one too few: the last input needs a next id too, so "
+                "you have one target too few: the last input needs a next id too, so "
                 "read length + 1 ids.",
             ),
         ),

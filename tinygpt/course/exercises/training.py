@@ -10,7 +10,7 @@ from tinygpt.course.exercises import Exercise, Mistake
 
 
 def descend(w: float, goal: float, lr: float, steps: int) -> list[float]:
-    """Gradient descent on the loss (w - goal)^2: the place after every step."""
+    """Gradient descent on the loss (w - goal)^2: w after every step."""
     path = []
     for _ in range(steps):
         w = w - lr * 2 * (w - goal)
@@ -154,7 +154,7 @@ EXERCISES = [
             ),
             Mistake(
                 lambda loss, n_tokens, n_bytes: loss / math.log(2) * n_bytes / n_tokens,
-                "the fraction stands upside down: the bits of all tokens are shared "
+                "the fraction is upside down: the bits of all tokens are shared "
                 "by the bytes.",
             ),
             Mistake(
