@@ -183,7 +183,7 @@ PARTS = {  # the operations that each part of a step is made of
     "attention": ("attention",),
     "activation": ("gelu",),
     "norms": ("layer_norm",),
-    "loss": ("softmax", "nll_loss", "logsumexp", "HeadLoss", "aten::exp"),
+    "loss": ("softmax", "nll_loss", "logsumexp", "LinearCrossEntropy", "aten::exp"),
     "optimizer": ("adamw", "Optimizer"),
 }
 

@@ -1,6 +1,6 @@
-"""Twins that give the same numbers sooner; each names its plain twin.
+"""Faster twins that give the same numbers; each names its plain twin.
 
-`linear_cross_entropy` is the loss of the output head by chunks; `decode_torch` and
-`decode_numpy` make one more token with few calls. Nothing here is needed to understand
-the course.
+`linear_cross_entropy` computes the loss of the output head by chunks; `decode_torch`
+and `decode_numpy` make one more token with few calls; `plain` says when they may be
+used. Left out: the model itself. Nothing here is needed to understand the course.
 """

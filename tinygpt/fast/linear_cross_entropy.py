@@ -1,13 +1,15 @@
 """The loss of the output head without the table of all logits.
 
-A head's logits [N, V] are by far the largest numbers of a step: at GPT-2's vocabulary
-half a thousand tokens need 100 MB, and as much again for every operation on them.
-`HeadLoss` takes some tokens at a time: their logits, their share of the loss and of all
-gradients, while the numbers are still near the processor, and then forgets them. What
-it leaves out: where the vectors come from (see `gpt`).
+The logits [N, V] are by far the largest activation of a step: with GPT-2's vocabulary
+512 tokens need 100 MB, and as much again for every operation on them. Here a chunk of
+tokens at a time gets its logits, its losses and its share of all gradients while the
+numbers are still in the processor's cache. The plain twin is
+`naive_linear_cross_entropy`; a test shows that both give the same numbers. What it
+leaves out: where the activations come from (see `tinygpt.model.gpt`).
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,46 +17,142 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-IGNORED = -100
+from tinygpt.config import IGNORE_INDEX
+
 ROWS = 256  # tokens at a time: enough for a matrix product at full speed
 
+Reduction = Literal["mean", "sum", "none"]
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]  # of x, weight, bias
 
-def naive_head_loss(
+
+def cross_entropy(
+    logits: Float[Tensor, "N V"],
+    targets: Int[Tensor, " N"],
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "*N"]:
+    """PyTorch's cross-entropy in float32 or better; the mean of no targets is 0.
+
+    Returns:
+        Nats: their mean or sum over the targets [], or one per target [N]; those of
+        `IGNORE_INDEX` count nothing.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    how = "none" if reduction == "none" else "sum"
+    loss = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction=how)
+    return loss / n_targets(targets) if reduction == "mean" else loss
+
+
+def n_targets(targets: Int[Tensor, "*N"]) -> Int[Tensor, ""]:
+    """How many targets count; at least 1, to divide by."""
+    return (targets != IGNORE_INDEX).sum().clamp_min(1)
+
+
+def naive_linear_cross_entropy(
     x: Float[Tensor, "N C"],
     weight: Float[Tensor, "V C"],
     bias: Float[Tensor, " V"] | None,
     targets: Int[Tensor, " N"],
     softcap: float = 0.0,
-) -> Float[Tensor, ""]:
-    """`head_loss` in the plainest words: all logits, then PyTorch's cross-entropy."""
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "*N"]:
+    """`linear_cross_entropy` from all logits at once: the same arguments."""
     logits = F.linear(x, weight, bias)  # [N, V]
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)
-    return F.cross_entropy(logits.float(), targets)
+    return cross_entropy(logits, targets, reduction)
 
 
-def head_loss(
+def linear_cross_entropy(
     x: Float[Tensor, "N C"],
     weight: Float[Tensor, "V C"],
     bias: Float[Tensor, " V"] | None,
     targets: Int[Tensor, " N"],
     softcap: float = 0.0,
-) -> Float[Tensor, ""]:
-    """Mean cross-entropy of the head's logits x weight^T + bias, in nats per token.
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "*N"]:
+    """Cross-entropy of the head's logits x weight^T + bias, in nats.
 
-    `softcap` squashes logits smoothly into plus or minus this (0 leaves them alone).
-    Targets of -100 do not count. In float32 it goes chunk by chunk (Wijmans et al.,
-    2024, "Cut Your Losses in Large-Vocabulary Language Models", section 4, keep no
-    logits either); mixed precision and compilers are given the plain form.
+    In float32 chunk by chunk (Wijmans et al., 2024, "Cut Your Losses in
+    Large-Vocabulary Language Models", section 4, keep no logits either); mixed
+    precision, compilers and gradients of single losses get the plain form. Without
+    gradients to compute, nothing is computed for them.
+
+    Args:
+        x: activations that the head reads.
+        weight: of the head.
+        bias: of the head, or None.
+        targets: the right classes; `IGNORE_INDEX` counts nothing.
+        softcap: squashes logits smoothly into plus or minus this; 0 leaves them alone.
+        reduction: "mean" over the targets (0 if there are none), "sum", or "none".
+
+    Returns:
+        The mean or the sum [], or the losses [N], 0 at `IGNORE_INDEX`.
+
+    Raises:
+        IndexError, RuntimeError: a target is outside the vocabulary, as in PyTorch.
     """
+    leaves = [p for p in (x, weight, bias) if p is not None]
+    backward = torch.is_grad_enabled() and any(p.requires_grad for p in leaves)
     mixed = torch.is_autocast_enabled(x.device.type) or x.dtype != torch.float32
-    if mixed or torch.compiler.is_compiling():
-        return naive_head_loss(x, weight, bias, targets, softcap)
-    return HeadLoss.apply(x, weight, bias, targets, softcap)
+    single = reduction == "none"
+    if mixed or torch.compiler.is_compiling() or (single and backward):
+        return naive_linear_cross_entropy(x, weight, bias, targets, softcap, reduction)
+    n = n_targets(targets) if reduction == "mean" else None
+    if backward:
+        return LinearCrossEntropy.apply(x, weight, bias, targets, softcap, n)
+    losses, _ = chunked(x, weight, bias, targets, softcap, None, (False,) * 3)
+    return losses if single else losses.sum() if n is None else losses.sum() / n
 
 
-class HeadLoss(torch.autograd.Function):
-    """`head_loss` by chunks; the gradients are made on the way forward."""
+def chunked(
+    x: Float[Tensor, "N C"],
+    weight: Float[Tensor, "V C"],
+    bias: Float[Tensor, " V"] | None,
+    targets: Int[Tensor, " N"],
+    softcap: float,
+    n: Int[Tensor, ""] | None,
+    wanted: Sequence[bool],
+) -> tuple[Float[Tensor, " N"], Gradients]:
+    """The losses, and those gradients of their sum / `n` that are `wanted`.
+
+    With p the softmax, d loss / d logits is (p - one-hot) / n. Gradients are of x,
+    weight and bias, in this order and of the same shapes.
+    """
+    losses = x.new_empty(len(x))
+    dx = torch.empty_like(x) if wanted[0] else None
+    dweight = torch.zeros_like(weight) if wanted[1] else None
+    dbias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
+    for i in range(0, len(x), ROWS):
+        part, target = x[i : i + ROWS], targets[i : i + ROWS, None]
+        counts = target != IGNORE_INDEX
+        target = target.masked_fill(~counts, 0)
+        logits = F.linear(part, weight, bias)
+        squashed = logits.div_(softcap).tanh_() if softcap else None
+        if squashed is not None:
+            logits = squashed * softcap
+        right = logits.gather(1, target)
+        highest = logits.amax(1, keepdim=True)  # subtracted, or exp would overflow
+        p = logits.sub_(highest).exp_()
+        total = p.sum(1, keepdim=True)
+        losses[i : i + ROWS] = ((total.log() + highest - right) * counts).squeeze(1)
+        if not any(wanted):
+            continue
+        share = counts.to(p.dtype) if n is None else counts / n
+        p.mul_(share / total)
+        p.scatter_add_(1, target, -share)
+        if squashed is not None:  # the slope of tanh is 1 - tanh^2
+            p.addcmul_(p, squashed.square_(), value=-1)
+        if dx is not None:
+            torch.mm(p, weight, out=dx[i : i + ROWS])
+        if dweight is not None:
+            dweight.addmm_(p.T, part)
+        if dbias is not None:
+            dbias += p.sum(0)
+    return losses, (dx, dweight, dbias)
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """`linear_cross_entropy` whose gradients are made during the forward pass."""
 
     @staticmethod
     def forward(
@@ -64,50 +162,19 @@ class HeadLoss(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         softcap: float,
+        n: Tensor | None,
     ) -> Tensor:
-        """The loss of `head_loss`, same shapes.
-
-        With p the softmax, d loss / d logits is (p - one-hot) / N.
-        """
-        n = int((targets != IGNORED).sum())
+        """The sum of the losses, divided by `n` if given, []; shapes as above."""
         wanted = ctx.needs_input_grad
-        dx = torch.empty_like(x) if wanted[0] else None
-        dweight = torch.zeros_like(weight) if wanted[1] else None
-        dbias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
-        loss = x.new_zeros(())
-        for i in range(0, len(x), ROWS):
-            part, target = x[i : i + ROWS], targets[i : i + ROWS, None]
-            counts = target != IGNORED
-            target = target.clamp_min(0)
-            logits = F.linear(part, weight, bias)
-            squashed = logits.div_(softcap).tanh_() if softcap else None
-            if squashed is not None:
-                logits = squashed * softcap
-            right = logits.gather(1, target)
-            highest = logits.amax(1, keepdim=True)  # exp of it would be too large
-            p = logits.sub_(highest).exp_()
-            total = p.sum(1, keepdim=True)
-            loss += ((total.log() + highest - right) * counts).sum()
-            if not any(wanted):
-                continue
-            p.mul_(counts / total / n)
-            p.scatter_add_(1, target, -counts.to(p.dtype) / n)
-            if squashed is not None:  # the slope of tanh is 1 - tanh^2
-                p.addcmul_(p, squashed.square_(), value=-1)
-            if dx is not None:
-                torch.mm(p, weight, out=dx[i : i + ROWS])
-            if dweight is not None:
-                dweight.addmm_(p.T, part)
-            if dbias is not None:
-                dbias += p.sum(0)
-        ctx.save_for_backward(dx, dweight, dbias)
-        return loss / n
+        losses, grads = chunked(x, weight, bias, targets, softcap, n, wanted)
+        ctx.save_for_backward(*grads)
+        return losses.sum() if n is None else losses.sum() / n
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of x, weight and bias, times the loss's own, a number []."""
+        """The gradients of x, weight and bias, times that of the loss, []."""
         grads = ctx.saved_tensors
-        if scale != 1:  # rarely: another pass over a large table
+        if scale != 1:  # another pass over a large table
             grads = [None if g is None else g * scale for g in grads]
-        return (*grads, None, None)
+        return (*grads, None, None, None)

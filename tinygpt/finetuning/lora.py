@@ -55,6 +55,7 @@ class LoRALinear(nn.Linear):
         if self.bias is not None:
             self.bias.requires_grad_(False)
         self.rank, self.alpha, self.merged = rank, alpha, False
+        self.n_stacked: int = getattr(linear, "n_stacked", 1)
         self.lora_dropout = nn.Dropout(dropout)
         self.lora_a = nn.Parameter(weight.new_empty(rank, inputs))
         self.lora_b = nn.Parameter(weight.new_zeros(outputs, rank))
@@ -168,6 +169,8 @@ def remove_lora(model: nn.Module) -> None:
         shape = (module.in_features, module.out_features, module.bias is not None)
         linear = nn.Linear(*shape, device="meta").train(module.training)
         linear.weight, linear.bias = module.weight, module.bias
+        # torch says Tensor of any attribute.
+        linear.n_stacked = module.n_stacked  # type: ignore[assignment]
         _put(model, name, linear)
     model.requires_grad_(True)
 

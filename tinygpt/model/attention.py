@@ -90,6 +90,8 @@ class MultiHeadAttention(nn.Module):
         self.qk_norm = qk_norm
         self.fused = True
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=qkv_bias)
+        # How many matrices its weight stacks. torch says Tensor of any attribute.
+        self.qkv.n_stacked = 3  # type: ignore[assignment]
         self.output = nn.Linear(d_model, d_model, bias=output_bias)
 
     def heads(

@@ -66,6 +66,11 @@ class RMSNorm(nn.Module):
 NORMS = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}
 
 
+def gelu_tanh(x: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+    """GPT-2's approximation of GELU (Hendrycks and Gimpel, 2016, section 2)."""
+    return F.gelu(x, approximate="tanh")
+
+
 def squared_relu(x: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
     """relu(x)^2 (So et al., 2021, "Primer", section 4.2)."""
     return F.relu(x).square()
@@ -73,7 +78,7 @@ def squared_relu(x: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
-    "gelu": lambda x: F.gelu(x, approximate="tanh"),  # GPT-2's form
+    "gelu": gelu_tanh,
     "relu2": squared_relu,
     "swiglu": F.silu,  # a SiLU gate beside the values
 }

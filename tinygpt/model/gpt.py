@@ -1,22 +1,18 @@
 """The GPT: token ids in, logits out, and nothing else.
 
-It knows no tokenizer, no loss, no file. What it leaves out: training (see `trainer`),
-choosing the next token (see `generation`).
+What it leaves out: tokenizers (see `tinygpt.text`), the loss and training (see
+`tinygpt.training`), choosing the next token (see `tinygpt.generation`), files.
 """
 
 import math
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tinygpt.config import GPTConfig
-from tinygpt.fast import decode_numpy as numpy_step
-from tinygpt.fast.decode_torch import QuickStep
-from tinygpt.fast.linear_cross_entropy import head_loss
 from tinygpt.model.block import NORMS, TransformerBlock
 from tinygpt.model.embeddings import TokenEmbedding
 from tinygpt.model.kv_cache import KVCache
@@ -31,8 +27,9 @@ from tinygpt.model.positional import (
 class GPT(nn.Module):
     """A decoder-only Transformer.
 
-    ids [B, T] -> vectors [B, T, C] -> n_layers blocks -> norm -> logits [B, T, V].
-    `embed`, `blocks`, `logits` are these steps, so that a reader can stop between them.
+    ids [B, T] -> embeddings [B, T, C] -> n_layers blocks -> norm -> logits [B, T, V].
+    `embed`, `blocks` and `logits` are these steps, to stop between them; `features` is
+    all of them up to the norm.
 
     Source: Radford et al. (2019), section 2.3; every switch of `GPTConfig` names its
     own source where it acts.
@@ -41,8 +38,6 @@ class GPT(nn.Module):
     >>> model(torch.tensor([[1, 2, 3]])).shape
     torch.Size([1, 3, 7])
     """
-
-    gives_loss = True  # called with targets, it returns the loss
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -82,7 +77,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Small normal numbers; what is added to the residual stream starts smaller.
+        """Draw the weights; what is added to the residual stream starts smaller.
 
         "gpt2": standard deviation 0.02, output projections divided by
         sqrt(2 n_layers), biases zero (Radford et al., 2019, section 2.3).
@@ -108,17 +103,17 @@ class GPT(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.token_embedding.weight.device
 
     def n_parameters(self) -> int:
-        """How many numbers are learned; a tied head counts once."""
+        """The number of learned parameters; a tied head counts once."""
         return sum(p.numel() for p in self.parameters())
 
     def new_cache(self, batch_size: int = 1) -> KVCache:
-        """An empty cache with room for the whole context."""
+        """An empty cache with room for `context_length` tokens of each text."""
         c = self.config
-        cache = KVCache(
+        return KVCache(
             c.n_layers,
             batch_size,
             c.n_heads,
@@ -126,17 +121,23 @@ class GPT(nn.Module):
             c.head_dim,
             like=self.token_embedding.weight,
         )
-        if c.norm_placement == "pre":
-            cache.quick_step = QuickStep(self)
-        if batch_size == 1 and numpy_step.fits(self):
-            cache.numpy_step = numpy_step.NumpyStep(self)
-        return cache
 
     def embed(
         self, ids: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"]
     ) -> Float[Tensor, "B T C"]:
-        """The vectors that enter the first block."""
-        x = self.token_embedding(ids)
+        """The activations that enter the first block.
+
+        Raises:
+            ValueError: an id is outside the vocabulary, or a position outside the
+                context (on a GPU, a device-side assertion of PyTorch instead).
+        """
+        try:
+            x = self.token_embedding(ids)
+        except IndexError as error:
+            last, wrong = self.config.vocab_size - 1, [int(i) for i in ids.aminmax()]
+            raise ValueError(
+                f"token ids must be in 0..{last}, not {wrong[0]}..{wrong[1]}"
+            ) from error
         if self.positions is not None:
             x = x + self.positions(positions)
         if self.embedding_norm is not None:
@@ -144,7 +145,7 @@ class GPT(nn.Module):
         return self.dropout(x)
 
     def logits(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T V"]:
-        """What the vectors `x` say about the next token."""
+        """What the residual stream `x` predicts: norm, head and softcap."""
         return self.softcap(self.head(self.norm(x)))
 
     def softcap(self, logits: Float[Tensor, "B T V"]) -> Float[Tensor, "B T V"]:
@@ -155,59 +156,105 @@ class GPT(nn.Module):
         cap = self.config.logit_softcap
         return cap * torch.tanh(logits / cap) if cap else logits
 
-    def loss(
-        self, x: Float[Tensor, "B T C"], targets: Int[Tensor, "B T"]
-    ) -> Float[Tensor, ""]:
-        """Mean cross-entropy of `logits(x)` at `targets`, in nats per token."""
-        head, targets, cap = self.head, targets.flatten(), self.config.logit_softcap
-        if type(head) is not nn.Linear:  # an adapter, say: it has its own way
-            return F.cross_entropy(self.logits(x).flatten(0, 1).float(), targets)
-        vectors = self.norm(x).flatten(0, 1)
-        return head_loss(vectors, head.weight, head.bias, targets, cap)
+    def features(
+        self,
+        ids: Int[Tensor, "B T"],
+        mask: Bool[Tensor, "..."] | None = None,
+        positions: Int[Tensor, "..."] | None = None,
+        cache: KVCache | None = None,
+    ) -> Float[Tensor, "B T C"]:
+        """The activations after the final norm, which the head reads.
+
+        Same arguments and errors as `forward`.
+        """
+        past, n_new = (0 if cache is None else cache.length), ids.size(1)
+        self._check_arguments(ids, mask, positions, cache)
+        if positions is None:
+            positions = torch.arange(past, past + n_new, device=ids.device)
+        is_causal = mask is None and not past
+        if mask is None and past and n_new > 1:
+            mask = causal_mask(n_new, past + n_new).to(ids.device)
+        rotate = self.rotary and partial(self.rotary, positions=positions)
+        # With a cache there is nothing to save: it keeps what would be computed again.
+        recompute = self.recompute and self.training and cache is None
+        x = self.embed(ids, positions)
+        for layer, block in enumerate(self.blocks):
+            extend = cache and partial(cache.extend, layer)
+            run = (
+                partial(checkpoint, block, use_reentrant=False) if recompute else block
+            )
+            x = run(x, mask=mask, is_causal=is_causal, rotate=rotate, extend=extend)
+        if cache is not None:
+            cache.advance(n_new)
+        return self.norm(x)
 
     def forward(
         self,
         ids: Int[Tensor, "B T"],
+        mask: Bool[Tensor, "..."] | None = None,
+        positions: Int[Tensor, "..."] | None = None,
         cache: KVCache | None = None,
-        mask: Bool[Tensor, "B 1 T T"] | None = None,
-        positions: Int[Tensor, "*B T"] | None = None,
-        targets: Int[Tensor, "B T"] | None = None,
-    ) -> Float[Tensor, "B T V"] | Float[Tensor, ""]:
-        """Logits for the token after each of `ids`; with `targets`, their loss.
+    ) -> Float[Tensor, "B T V"]:
+        """Logits for the token after each of `ids`.
+
+        With S tokens in all, those in `cache` and then the T of `ids`:
 
         Args:
-            ids: token ids, at most context_length (with those in `cache`).
-            cache: keys and values of earlier tokens; `ids` are added to it.
-            mask: who sees whom; causal if not given. Not together with `cache`.
-            positions: place of each token, from 0; counted on if not given.
-            targets: the tokens that came; -100 does not count.
+            ids: token ids.
+            mask: True where a query may look, [T, S] or [B or 1, H or 1, T or 1, S];
+                instead of the causal mask, also with a filled cache.
+            positions: places in the text from 0, [T] or [B, T]; those after the cache
+                if not given.
+            cache: keys and values of the same texts' earlier tokens; those of `ids` are
+                added.
 
         Raises:
-            ValueError: more tokens than context_length.
+            ValueError: more tokens than context_length; an id or a position out of
+                range (on a GPU, a device-side assertion of PyTorch instead); mask or
+                positions of another shape; a cache made for another number of texts or
+                another model.
         """
-        past, n_new = (cache.length if cache else 0), ids.size(1)
-        if past + n_new > self.config.context_length:
+        return self.softcap(self.head(self.features(ids, mask, positions, cache)))
+
+    def _check_arguments(
+        self,
+        ids: Tensor,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        cache: KVCache | None,
+    ) -> None:
+        """Raise ValueError for what broadcasting would take for something else."""
+        c, (n_texts, n_new) = self.config, ids.shape
+        n_all = n_new + (0 if cache is None else cache.length)
+        if n_all > c.context_length:
             raise ValueError(
-                f"{past + n_new} tokens, but the context holds "
-                f"{self.config.context_length}"
+                f"{n_all} tokens, but the context holds {c.context_length}"
             )
-        usual = positions is None and not self.training
-        if cache and cache.quick_step and past and n_new == 1 and usual:
-            if cache.numpy_step and not torch.is_grad_enabled():
-                return cache.numpy_step(int(ids), cache)
-            return cache.quick_step(ids, cache)
-        if positions is None:
-            positions = torch.arange(past, past + n_new, device=ids.device)
-        is_causal = mask is None and not past
-        if past and n_new > 1:
-            mask = causal_mask(n_new, past + n_new).to(ids.device)
-        rotate = self.rotary and partial(self.rotary, positions=positions)
-        recompute = self.recompute and self.training
-        x = self.embed(ids, positions)
-        for layer, block in enumerate(self.blocks):
-            extend = cache and partial(cache.extend, layer)
-            go = partial(checkpoint, block, use_reentrant=False) if recompute else block
-            x = go(x, mask=mask, is_causal=is_causal, rotate=rotate, extend=extend)
-        if cache:
-            cache.advance(n_new)
-        return self.logits(x) if targets is None else self.loss(x, targets)
+        if positions is not None and positions.shape not in (
+            (n_new,),
+            (1, n_new),
+            (n_texts, n_new),
+        ):
+            raise ValueError(
+                f"positions must be [{n_new}] or [{n_texts}, {n_new}], "
+                f"not {list(positions.shape)}"
+            )
+        if mask is not None:
+            full = (n_texts, c.n_heads, n_new, n_all)
+            sizes = zip(reversed(mask.shape), reversed(full), strict=False)
+            fits = all(size in (1, whole) for size, whole in sizes)
+            if mask.ndim not in (2, 4) or not fits or mask.size(-1) != n_all:
+                raise ValueError(
+                    f"a mask must broadcast to {list(full)} and name every key, "
+                    f"not {list(mask.shape)}"
+                )
+            if mask.dtype != torch.bool:
+                raise ValueError(f"a mask must be True or False, not {mask.dtype}")
+        if cache is not None:
+            cache.require_room(n_texts, n_new)
+            here = (c.n_layers, c.n_heads, c.head_dim)
+            if cache.model_shape != here:
+                raise ValueError(
+                    f"the cache is for layers, heads and head size {cache.model_shape}"
+                    f", the model has {here}"
+                )

@@ -3,8 +3,6 @@
 What it leaves out: what happens when the context is full; `generation` decides that.
 """
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -37,22 +35,34 @@ class KVCache:
         self.layers = [(self.table[i, 0], self.table[i, 1]) for i in range(n_layers)]
         self.context_length = context_length
         self.length = 0
-        self.quick_step: Any = None  # shorter ways to one more token, if there are any
-        self.numpy_step: Any = None
+        self.batch_size = batch_size
+        self.model_shape = (n_layers, n_heads, head_dim)
+
+    def require_room(self, batch_size: int, n_tokens: int) -> None:
+        """Check that `n_tokens` more of `batch_size` texts can be added.
+
+        Raises:
+            ValueError: the cache is for another number of texts, or too full.
+        """
+        if batch_size != self.batch_size:
+            raise ValueError(
+                f"the cache is for a batch of {self.batch_size}, not of {batch_size}"
+            )
+        if (end := self.length + n_tokens) > self.context_length:
+            raise ValueError(
+                f"{end} tokens do not fit into a cache of {self.context_length}"
+            )
 
     def extend(
         self, layer: int, k: Float[Tensor, "B H T D"], v: Float[Tensor, "B H T D"]
     ) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B H S D"]]:
-        """Store the T new keys and values of `layer`; all S = length + T come back.
+        """Store T new keys and values of `layer`; returns all S = length + T of them.
 
         Raises:
-            ValueError: they do not fit into the context.
+            ValueError: as `require_room`.
         """
+        self.require_room(k.size(0), k.size(2))
         end = self.length + k.size(2)
-        if end > self.context_length:
-            raise ValueError(
-                f"{end} tokens do not fit into a cache of {self.context_length}"
-            )
         keys, values = (table.narrow(2, 0, end) for table in self.layers[layer])
         keys.narrow(2, self.length, k.size(2)).copy_(k)
         values.narrow(2, self.length, v.size(2)).copy_(v)

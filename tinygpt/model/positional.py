@@ -6,8 +6,27 @@ relative biases (ALiBi, T5) and the stretching of rotary angles for longer conte
 """
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+
+def look_up(
+    table: Float[Tensor, "S C"], positions: Int[Tensor, "*T"]
+) -> Float[Tensor, "*T C"]:
+    """The rows of `table` at `positions`; a negative one does not count from the end.
+
+    Raises:
+        ValueError: a position is outside the table (on a GPU, a device-side assertion
+            of PyTorch instead).
+    """
+    try:
+        return F.embedding(positions, table)
+    except IndexError as error:
+        first, last = (int(i) for i in positions.aminmax())
+        raise ValueError(
+            f"positions must be in 0..{len(table) - 1}, not {first}..{last}"
+        ) from error
 
 
 def sinusoidal_positions(
@@ -47,7 +66,7 @@ class SinusoidalPositions(nn.Module):
 
     def forward(self, positions: Int[Tensor, "*T"]) -> Float[Tensor, "*T C"]:
         """The vectors of `positions` (in tokens from 0)."""
-        return self.table[positions]
+        return look_up(self.table, positions)
 
 
 class LearnedPositions(nn.Module):
@@ -64,7 +83,7 @@ class LearnedPositions(nn.Module):
 
     def forward(self, positions: Int[Tensor, "*T"]) -> Float[Tensor, "*T C"]:
         """The vectors of `positions` (in tokens from 0)."""
-        return self.weight[positions]
+        return look_up(self.weight, positions)
 
 
 class RotaryPositions(nn.Module):
@@ -98,8 +117,8 @@ class RotaryPositions(nn.Module):
     ) -> Float[Tensor, "B H T D"]:
         """Turn `x`, whose tokens stand at `positions` (in tokens from 0)."""
         # [T, D/2] or [B, T, D/2] -> the same with an axis for the heads before T.
-        cos = self.cos[positions].unsqueeze(-3)
-        sin = self.sin[positions].unsqueeze(-3)
+        cos = look_up(self.cos, positions).unsqueeze(-3)
+        sin = look_up(self.sin, positions).unsqueeze(-3)
         first, second = x.chunk(2, dim=-1)  # [B, H, T, D/2] each
         turned = first * cos - second * sin, first * sin + second * cos
         return torch.cat(turned, dim=-1).type_as(x)

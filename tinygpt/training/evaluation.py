@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from tinygpt.training.loss import NextTokenLoss
 
 
 def cross_entropy(
@@ -25,16 +26,9 @@ def cross_entropy(
 ) -> Float[Tensor, ""]:
     """Mean surprise of `model` at the tokens `targets`, in nats per token.
 
-    Targets of -100 do not count. A GPT is given the targets and answers with this very
-    number, found without keeping all logits (see `head_loss`); of any other model we
-    take the logits. `view` (mask, positions) goes to the model.
-
-    Source: Shannon (1948), section 7.
+    `NextTokenLoss` of a model that is not wrapped in it; `view` is mask and positions.
     """
-    if getattr(getattr(model, "module", model), "gives_loss", False):  # DDP's module
-        return model(ids, targets=targets, **view)
-    logits = model(ids, **view)  # [B, T, V]
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+    return NextTokenLoss(model)(ids, targets, **view)
 
 
 @dataclass(frozen=True)
