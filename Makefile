@@ -59,6 +59,10 @@ test: .venv/.dev ## run all tests and chapters; 95 % of the lines must be covere
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 		--cov=tinygpt $(NBVAL) $(ARGS)
 
+FUZZ_SECONDS ?= 120
+fuzz: .venv/.dev ## try files and commands that nobody would write, for two minutes
+	$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) $(ARGS)
+
 lint: .venv/.dev ## check style, types, and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -88,4 +92,4 @@ LITGPT := litgpt==0.5.13 lightning==2.6.6 lightning-utilities==0.15.3 \
 	@$(BIN)/python -m pip install --quiet -c requirements.lock -e ".$(EXTRAS)"
 	@touch .venv/.core $@
 
-.PHONY: help train pocket models book serve test lint bench clean
+.PHONY: help train pocket models book serve test fuzz lint bench clean

@@ -47,8 +47,10 @@ TESTS = {
     "finetuning/lora": ["finetuning/test_lora.py"],
     "finetuning/chat": ["finetuning/test_finetuning_run.py"],
 }
-# Operators whose result is a TypeError for floats and tensors of them.
+# Operators whose result is a TypeError for floats and tensors of them, or the same as
+# that of another operator (+1 for -1).
 NONSENSE = re.compile(
+    r"USub_UAdd|"
     r"ReplaceBinaryOperator_(Add|Sub|Mul|Div|FloorDiv|Mod|Pow)_"
     r"(RShift|LShift|BitOr|BitAnd|BitXor)"
     r"|ReplaceBinaryOperator_Bit\w+_(?!Bit)\w+"
@@ -83,13 +85,16 @@ def annotated(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 def mutants(module: str) -> list[Mutant]:
     """All that cosmic-ray can make of a module, without those left out."""
     path = ROOT / "tinygpt" / f"{module}.py"
-    hidden = annotated(path.read_text(encoding="utf-8"))
+    source = path.read_text(encoding="utf-8")
+    hidden, lines = annotated(source), source.splitlines()
     made = []
     for item in _all_work_items([path], {}):
         (spec,) = item.mutations
         if NONSENSE.search(spec.operator_name):
             continue
         if any(start <= spec.start_pos < end for start, end in hidden):
+            continue
+        if lines[spec.start_pos[0] - 1].strip() == "*,":  # keywords follow: no product
             continue
         where = spec.start_pos
         made.append(Mutant(module, spec.operator_name, spec.occurrence, *where))
