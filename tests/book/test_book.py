@@ -235,6 +235,19 @@ def test_every_exercise_has_a_check_and_a_solution_that_passes(path: Path) -> No
 
 
 @each_chapter
+def test_the_code_that_a_chapter_quotes_is_there(path: Path) -> None:
+    quoted = r"\{literalinclude\} \.\./(\S+)\n:pyobject: (\S+)"
+    found = re.findall(quoted, prose(path))
+    assert len(found) == prose(path).count("{literalinclude}")
+    for file, name in found:
+        node: Any = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+        for part in name.split("."):
+            inside = {getattr(n, "name", ""): n for n in node.body}
+            assert part in inside, f"{file} has no {name}"
+            node = inside[part]
+
+
+@each_chapter
 def test_numbers_are_glued_before_they_are_quoted(path: Path) -> None:
     glued = set(re.findall(r'glue\(\s*"(\w+)"', code(path)))
     assert set(re.findall(r"\{glue:text\}`(\w+)", prose(path))) == glued
