@@ -426,13 +426,20 @@ def test_a_failing_chapter_is_named(tmp_path: Path) -> None:
 
 
 def test_outputs_depend_on_the_modules_behind_a_chapter() -> None:
-    files = {
-        p.relative_to(ROOT).as_posix()
-        for p in notebooks.behind("06_blocks", "from tinygpt.model.gpt import GPT")
-    }
+    source = "import tinygpt\nfrom tinygpt.model.gpt import GPT\n"
+
+    def names(source: str) -> set[str]:
+        paths = notebooks.behind("06_blocks", source)
+        return {p.relative_to(ROOT).as_posix() for p in paths}
+
+    files = names(source)
     assert {
         "tinygpt/model/gpt.py",
         "tinygpt/model/attention.py",
+        "tinygpt/course/exercises/blocks.py",
         "data/README.md",
     } <= files
     assert "tinygpt/training/trainer.py" not in files
+    assert "tinygpt/course/exercises/__init__.py" in names(
+        source + 'tinygpt.check_answer("blocks.count", 1)'
+    )
