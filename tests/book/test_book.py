@@ -37,7 +37,12 @@ MODULES = {
     "04_attention": {"model.attention"},
     "05_masking": {"model.masking"},
     "06_blocks": {"model.block", "model.gpt"},
-    "07_training": {"training.evaluation", "training.trainer", "training.checkpoint"},
+    "07_training": {
+        "training.loss",
+        "training.evaluation",
+        "training.trainer",
+        "training.checkpoint",
+    },
     "08_finetuning": {"finetuning.chat", "finetuning.lora", "finetuning.run"},
     "09_generation": {"model.kv_cache", "generation.generate"},
     "10_inside": set(),
