@@ -142,6 +142,7 @@ def test_top_p_of_one_keeps_even_what_rounding_would_lose() -> None:
         ({"temperature": math.nan}, "temperature must be at least 0, not nan"),
         ({"top_k": 0}, "top_k must be at least 1, not 0"),
         ({"top_p": 0.0}, "top_p must be more than 0 and at most 1, not 0.0"),
+        ({"top_p": -0.5}, "top_p must be more than 0 and at most 1, not -0.5"),
         ({"top_p": 1.1}, "top_p must be more than 0 and at most 1, not 1.1"),
         ({"top_p": math.nan}, "top_p must be more than 0 and at most 1, not nan"),
     ],
