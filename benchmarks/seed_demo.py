@@ -145,7 +145,7 @@ class Run:
     def steps(
         self, n: int = STEPS, last_estimate: bool = True
     ) -> Iterator[tuple[int, dict[str, float] | None]]:
-        """Take `n` steps; yields each step's number, with the losses if it estimated them."""
+        """Take `n` steps; yields each step's number, and the losses where due."""
         for step in range(n):
             due = step % EVAL_INTERVAL == 0 or (last_estimate and step == n - 1)
             losses = self.estimate() if due else None
