@@ -25,7 +25,7 @@ book: .venv/.book $(WEB) ## build the site into book/_build/html
 	$(BIN)/jupyter-book build . --path-output book -n -W --keep-going
 
 book/_static/models/%/model.js: $$(wildcard data/$$*/*.safetensors) tinygpt/formats/web.py | .venv/.book
-	$(BIN)/tinygpt export data/$* --format web --out $(@D)
+	$(BIN)/tinygpt export --model data/$* --format web --out $(@D)
 
 serve: book ## build the site and open it in the browser
 	@(sleep 1; $(BIN)/python -m webbrowser http://localhost:8000/) &
@@ -46,7 +46,7 @@ bench: .venv/.bench ## measure speed against others (QUICK=1: a first look, 5 mi
 # The model that ships: trained, then written in GPT-2's format. Its card is by hand.
 pocket: .venv/.core ## train data/pocket-gpt2 again (about 20 minutes)
 	$(BIN)/tinygpt train --preset pocket --name pocket --resume
-	$(BIN)/tinygpt export runs/pocket --out data/pocket-gpt2 --dtype float16
+	$(BIN)/tinygpt export --model runs/pocket --out data/pocket-gpt2 --dtype float16
 
 models: .venv/.core ## train data/tiny and data/pocket-chat again (about 5 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python resources/models.py $(ARGS)

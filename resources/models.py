@@ -92,7 +92,9 @@ def train_chat() -> None:
     """pocket-gpt2 fine-tuned on the support chats, in GPT-2's format."""
     tinygpt([*CHAT.split(), "--name=pocket-chat", f"--out={RUNS}"])
     to = DATA / "pocket-chat"
-    tinygpt(["export", f"{RUNS / to.name}", f"--out={to}", "--dtype=float16"])
+    tinygpt(
+        ["export", "--model", f"{RUNS / to.name}", f"--out={to}", "--dtype=float16"]
+    )
 
 
 def chat_facts() -> dict[str, object]:

@@ -111,7 +111,7 @@ def test_the_command_trains_and_generates(programs: Path, tmp_path: Path) -> Non
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
     tinygpt = programs / "tinygpt"
     assert "generate" in run(tinygpt, "--help", cwd=tmp_path)
-    train = ["train", "--dataset", "text.txt", "--steps", "3", "--name", "first"]
+    train = ["train", "text.txt", "--steps", "3", "--name", "first"]
     small = ["--d-model", "16", "--n-layers", "1", "--eval-windows", "2"]
     assert "Step: 3 " in run(tinygpt, *train, *small, cwd=tmp_path)
     words = ["--prompt", "The", "--max-new-tokens", "9", "--seed", "1"]

@@ -55,7 +55,6 @@ def words(folder: Path, name: str, **other: Any) -> list[str]:
     options = {
         **MODEL,
         **TRAIN,
-        "data": text,
         "tokenizer": vocabulary,
         "device": "cpu",
         "dtype": "float32",
@@ -64,8 +63,9 @@ def words(folder: Path, name: str, **other: Any) -> list[str]:
         "prompt": "",
         **other,
     }
+    text = options.pop("data", text)
     said = [(f"--{key.replace('_', '-')}", str(v)) for key, v in options.items()]
-    return ["train", *(word for pair in said for word in pair)]
+    return ["train", str(text), *(word for pair in said for word in pair)]
 
 
 def exit_code(argv: list[str]) -> int:

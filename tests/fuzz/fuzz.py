@@ -171,7 +171,7 @@ class Bench:
         outcome(lambda: load_chats(str(path)))
         outcome(lambda: load_text(str(path)))
         if tunes:
-            small = ["--model", "gpt2", "--data", str(path), "--name", "tuned"]
+            small = [str(path), "--model", "gpt2", "--name", "tuned"]
             few = ["--epochs", "1", "--batch-size", "2", "--window", "8"]
             self.run_command(["finetune", *small, *few])
 

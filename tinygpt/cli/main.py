@@ -1,18 +1,18 @@
-"""The command line: call and print. All work is done on the floors below.
+"""The command line: call and print. The package does all the work.
 
 Torch is loaded only by the commands that need it, so `--help` answers at once. Exit
 codes: 0 done; 2 bad input, after one sentence that says what to do; 130 stopped by
 Ctrl-C, a training run after saving; 1 a fault of ours, with its traceback, or a reader
 of the output that went away. Each `run_...` may raise a UserError; `main` prints it.
-What it leaves out: the options (see `options`).
+What it leaves out: the options (see `arguments`), reading them (see `parsing`).
 """
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+from tinygpt.cli import console
 from tinygpt.cli.arguments import (
     Chat,
     Data,
@@ -21,177 +21,73 @@ from tinygpt.cli.arguments import (
     Finetune,
     Generate,
     Info,
+    ModelChoice,
     Prepare,
+    Runs,
     Tokenize,
     Train,
-    choose_run,
-    parse,
-    run_path,
 )
-from tinygpt.cli.console import converse, one_answer, say, speak
-from tinygpt.errors import UserError
+from tinygpt.cli.console import say, write
+from tinygpt.cli.parsing import EXAMPLES, latest_run, parse
+from tinygpt.cli.runs import n_parameters, run_finetune, run_runs, run_train
+from tinygpt.errors import UserError, require
 from tinygpt.presets import PRESETS
 from tinygpt.runtime.device import calm_threads
-from tinygpt.runtime.distributed import World
 
 
-def run_train(args: Train) -> None:
-    """Train, printing every look; then print a sample."""
+def _load(args: ModelChoice) -> Any:
+    """The model that the user means: by name, or the latest run."""
     calm_threads()
-    from tinygpt.training.run import open_run, prepare, prompt_ids, train_in
+    name = args.model if args.model is not None else latest_run()
+    from tinygpt.llm import load
 
-    world = World.from_environment()
-    tell: Callable[..., None] = say if world.is_main else lambda *words: None
-    path = run_path(args.out, args.name, args.preset)
-    folder, tokenizer = open_run(path, args.model, args.train, args.resume)
-    world.start(world.pick_device(args.train.device).type)
-    try:
-        run = prepare(args.model, args.train, world, tokenizer)
-        c, m, trainer = args.train, run.model, run.trainer
-        if args.prompt:
-            prompt_ids(args.prompt, m, run.corpus.tokenizer)  # before, not after
-        tell(
-            f"{folder.path}: {m.n_parameters():,} parameters, "
-            f"{len(run.corpus.train):,} training and {len(run.corpus.val):,} "
-            f"validation tokens of {c.data}, {trainer.device.type}, "
-            f"{str(trainer.dtype).removeprefix('torch.')}"
-        )
-        looks = train_in(folder, run, args.resume, show_progress=True)
-        _watch(looks, tell, path, args, trainer)
-        if world.is_main:
-            _report(folder, run, args)
-    finally:
-        world.stop()
-
-
-def _watch(
-    looks: Iterator[Any],
-    tell: Callable[..., None],
-    path: Path,
-    args: Train | Finetune,
-    trainer: Any,
-) -> None:
-    """Print every look, and how to go on if Ctrl-C was pressed."""
-    from tqdm import tqdm
-
-    from tinygpt.training.run import draw_in
-
-    if args.tensorboard and trainer.world.is_main:
-        looks = draw_in(path, looks)
-    for look in looks:
-        with tqdm.external_write_mode(file=sys.stdout):
-            tell(look)
-    if trainer.interrupted:
-        tell(
-            f"Stopped after step {trainer.step}. Go on with: tinygpt "
-            f"{type(args).__name__.lower()} --resume --name {path.name} "
-            f"--out {args.out}"
-        )
-        sys.exit(130)
-
-
-def _report(folder: Any, run: Any, args: Train) -> None:
-    """Which weights were kept, how good they are, and what they write."""
-    model, tokenizer, facts = folder.load_model()
-    kept = run.corpus.evaluate(model)
-    say(
-        f"Kept step {facts['step']}: {kept.bits_per_byte:.4f} bits per byte, "
-        f"perplexity {kept.perplexity:.1f} on the whole validation split, "
-        f"in {run.trainer.seconds:.0f} s"
-    )
-    if args.prompt:
-        say("\nA sample:\n")
-        speak(model, tokenizer, Generate(prompt=args.prompt, seed=args.train.seed))
-    say(f"\nSaved in {folder.path}. More: tinygpt generate --run {folder.path}")
+    return load(name)
 
 
 def run_generate(args: Generate) -> None:
     """Stream a text from a trained model."""
-    calm_threads()
-    from tinygpt.finetuning.run import load_run
-
-    model, tokenizer, _ = load_run(choose_run(args.run))
-    speak(model, tokenizer, args)
-
-
-def run_finetune(args: Finetune) -> None:
-    """Fine-tune, printing every look; then answer the same questions twice."""
-    calm_threads()
-    from tinygpt.finetuning.run import (
-        PROMPTS,
-        finetune_in,
-        load_model,
-        open_run,
-        prepare,
-    )
-
-    world = World.from_environment()
-    tell: Callable[..., None] = say if world.is_main else lambda *words: None
-    path = run_path(args.out, args.name, "finetune")
-    folder, config = open_run(path, args.config, args.resume)
-    world.start(world.pick_device(config.device).type)
-    try:
-        run = prepare(config, world)
-        trainer = run.trainer
-        trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-        tell(
-            f"{path}: {config.model} on {config.data}, {run.n_train} training and "
-            f"{run.n_val} validation windows, {trainer.config.steps} steps; "
-            f"{trained:,} of {run.model.n_parameters():,} parameters train"
-        )
-        looks = finetune_in(folder, run, args.resume, show_progress=True)
-        _watch(looks, tell, path, args, trainer)
-    finally:
-        world.stop()
-    if world.is_main:
-        size = (path / "best.safetensors").stat().st_size
-        what = "adapters" if config.lora else "weights"
-        say(f"Saved in {path}: {size / 1e6:.2f} MB of {what}.")
-        before, after = load_model(config.model), load_model(path)
-        for prompt in PROMPTS if run.is_chat else ():
-            say(f"\nUser:   {prompt}")
-            for when, chatter in (("before", before), ("after", after)):
-                say(f"{when + ':':<7} {one_answer(*chatter, prompt, config.seed)}")
-        say(f"\nTalk to it: tinygpt chat --model {path}")
+    console.print_text(_load(args), args)
 
 
 def run_chat(args: Chat) -> None:
     """One conversation in the terminal, until /quit or the end of input."""
-    calm_threads()
-    from tinygpt.finetuning.run import load_model
-
-    source = args.model or str(choose_run(None))
-    model, tokenizer = load_model(source)
-    say(f"This is {source}. /reset forgets, /quit leaves, Ctrl-C stops an answer.")
-    converse(model, tokenizer, args)
+    require(sys.stdin is not None, "standard input is closed: nothing can be said")
+    llm = _load(args)
+    say(f"This is {args.model or llm.folder}. {console.CHAT_COMMANDS},")
+    say("Ctrl-C stops an answer.")
+    console.converse(llm, args)
 
 
 def run_export(args: Export) -> None:
     """Write a model for other programs."""
-    calm_threads()
+    llm = _load(args)
     import torch
 
-    from tinygpt.finetuning.run import load_model
     from tinygpt.formats.huggingface import export_gpt2
     from tinygpt.formats.web import export_web
 
-    model, tokenizer = load_model(args.model)
     if args.format == "web":
-        export_web(model, tokenizer, args.out)
+        export_web(llm.model, llm.tokenizer, args.out)
     else:
-        export_gpt2(model, tokenizer, args.out, dtype=getattr(torch, args.dtype))
+        dtype = getattr(torch, args.dtype)
+        export_gpt2(llm.model, llm.tokenizer, args.out, dtype=dtype)
     size = sum(file.stat().st_size for file in args.out.iterdir())
-    say(f"{args.out}: {model.n_parameters():,} parameters, {size / 1e6:.1f} MB")
+    say(f"{args.out}: {llm.model.n_parameters():,} parameters, {size / 1e6:.1f} MB")
 
 
 def run_eval(args: Eval) -> None:
     """Print the model's losses beside the baselines, and its longest recitation."""
-    calm_threads()
+    require(args.text != "", "the name of the text is empty")
+    llm = _load(args)
     from tinygpt.finetuning.run import load_run
     from tinygpt.training.run import measure
 
-    path = choose_run(args.run)
-    for line in measure(path, *load_run(path), args.data):
+    if llm.folder is None:
+        raise UserError(
+            f"{args.model} is not a run: give one that `tinygpt runs` lists"
+        )
+    _, _, facts = load_run(llm.folder)
+    for line in measure(llm.folder, llm.model, llm.tokenizer, facts, args.text):
         say(line)
 
 
@@ -216,11 +112,8 @@ def run_tokenize(args: Tokenize) -> None:
             f"{per_token:.2f} bytes per token"
         )
         return
-    try:
-        text = sys.stdin.read() if args.text is None else args.text
-    except UnicodeDecodeError as error:
-        raise UserError("standard input is not UTF-8 text: save it as UTF-8") from error
     tokenizer = get_tokenizer(args.tokenizer)
+    text = console.read_all() if args.text is None else args.text
     ids = tokenizer.encode(text)
     for i in ids:
         say(f"{i:7d}  {tokenizer.token_bytes(i).decode('utf-8', 'backslashreplace')!r}")
@@ -228,7 +121,7 @@ def run_tokenize(args: Tokenize) -> None:
 
 
 def run_data(args: Data) -> None:
-    """List the corpora, fetch one, or prepare a token file."""
+    """List the texts that have a name, download one, or prepare a token file."""
     from tinygpt.text.corpora import CORPORA, find
 
     if args.prepare is not None:
@@ -236,7 +129,7 @@ def run_data(args: Data) -> None:
     if args.fetch is not None:
         if args.fetch not in CORPORA:
             raise UserError(
-                f"there is no corpus '{args.fetch}': choose {', '.join(CORPORA)}"
+                f"there is no text '{args.fetch}': choose {', '.join(CORPORA)}"
             )
         return say(*find(args.fetch))
     for corpus in CORPORA.values():
@@ -245,7 +138,7 @@ def run_data(args: Data) -> None:
 
 
 def run_prepare(args: Prepare) -> None:
-    """Make a token file; say what it holds."""
+    """Write a token file; say what it holds."""
     from tinygpt.text.token_file import prepare
     from tinygpt.text.tokenizer import get_tokenizer
 
@@ -266,7 +159,6 @@ def run_info(args: Info) -> None:
     import torch
 
     import tinygpt
-    from tinygpt.model.gpt import GPT
     from tinygpt.runtime.device import pick_device
 
     say(
@@ -276,10 +168,8 @@ def run_info(args: Info) -> None:
     say(f"device {pick_device()}, {torch.get_num_threads()} threads")
     for name, preset in PRESETS.items():
         m = preset.model
-        with torch.device("meta"):
-            n_parameters = GPT(m).n_parameters()
         say(
-            f"  {name:<12} {n_parameters:>13,} parameters  "
+            f"  {name:<12} {n_parameters(m):>13,} parameters  "
             f"context {m.context_length:>4}  d_model {m.d_model:>4}  "
             f"{m.n_layers:>2} blocks of {m.n_heads} heads"
         )
@@ -292,25 +182,42 @@ RUN: dict[type, Callable[[Any], None]] = {
     Chat: run_chat,
     Export: run_export,
     Eval: run_eval,
+    Runs: run_runs,
     Tokenize: run_tokenize,
     Data: run_data,
     Info: run_info,
 }
 
 
+def _run(words: list[str]) -> None:
+    """Run one command, and make sure that all it printed has arrived."""
+    console.check_streams()
+    try:
+        if not words:
+            return say(EXAMPLES)
+        args = parse(words)
+        RUN[type(args)](args)
+    finally:
+        write("")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run one command; what is wrong with the input becomes one sentence and code 2."""
     try:
-        args = parse(sys.argv[1:] if argv is None else argv)
-        RUN[type(args)](args)
+        with console.one_interrupt():
+            _run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        print(f"tinygpt: {error}", file=sys.stderr)
+        console.complain(error)
         sys.exit(2)
-    except BrokenPipeError:  # Python would complain again when it flushes at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:  # of a path that the user gave; others are our faults
+        if error.filename is None:
+            raise
+        console.complain(UserError(f"cannot use {error.filename}: {error.strerror}"))
+        sys.exit(2)
 
 
 if __name__ == "__main__":

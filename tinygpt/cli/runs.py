@@ -1,0 +1,156 @@
+"""The commands that make and list runs: train, finetune, runs.
+
+What it leaves out: the other commands (see `main`), and all work.
+"""
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tinygpt.cli import console
+from tinygpt.cli.arguments import Finetune, Generate, Runs, Train
+from tinygpt.cli.console import say
+from tinygpt.cli.parsing import free_name, runs_in
+from tinygpt.config import FinetuneConfig, GPTConfig, TrainConfig
+from tinygpt.errors import UserError, require
+from tinygpt.runtime.device import calm_threads
+from tinygpt.runtime.distributed import World
+from tinygpt.settings import convert, run_path
+
+
+def run_train(args: Train) -> None:
+    """Train, printing every evaluation; then print a sample."""
+    calm_threads()
+    from tinygpt.llm import LLM
+    from tinygpt.starting import pretrain
+
+    world = World.from_environment()
+    config: TrainConfig = convert(TrainConfig, args.train)
+    path = _path(args, args.preset)
+    world.start(world.pick_device(config.device).type)
+    try:
+        run = pretrain(path, args.model, config, resume=args.resume, world=world)
+        llm = LLM(run.model, run.tokenizer, path)
+        if args.prompt:
+            llm.stream(args.prompt, 0)  # refused before training, not after
+        _follow(run, args, world)
+    finally:
+        world.stop()
+    if not world.is_main:
+        return
+    kept, best = llm.evaluate(config.data), run.folder.load_best(run.model)
+    say(
+        f"Kept step {best['step']}: {kept.bits_per_byte:.4f} bits per byte, "
+        f"perplexity {kept.perplexity:.1f} on the whole validation split, "
+        f"in {run.trainer.seconds:.0f} s"
+    )
+    if args.prompt:
+        say("\nA sample:\n")
+        console.print_text(llm, Generate(prompt=args.prompt, seed=config.seed))
+    say(f"\nSaved in {path}. More: tinygpt generate --model {path}")
+
+
+def run_finetune(args: Finetune) -> None:
+    """Fine-tune, printing every evaluation; then answer the same questions twice."""
+    calm_threads()
+    from tinygpt.finetuning.run import PROMPTS
+    from tinygpt.llm import find_run, load
+    from tinygpt.starting import finetune
+    from tinygpt.text.corpora import holds_chats
+
+    world = World.from_environment()
+    path = _path(args, "finetune")
+    options = convert(FinetuneConfig, args.train)
+    config = replace(options, model=str(find_run(options.model, args.out)))
+    world.start(world.pick_device(config.device).type)
+    try:
+        run = finetune(path, config, resume=args.resume, world=world)
+        _follow(run, args, world)
+    finally:
+        world.stop()
+    if not world.is_main:
+        return
+    size = (path / "best.safetensors").stat().st_size
+    what = "adapters" if config.lora else "weights"
+    say(f"Saved in {path}: {size / 1e6:.2f} MB of {what}.")
+    if holds_chats(config.data):
+        before, after = load(config.model), load(path)
+        for prompt in PROMPTS:
+            say(f"\nUser:   {prompt}")
+            for when, llm in (("before", before), ("after", after)):
+                say(f"{when + ':':<7} {console.one_answer(llm, prompt, config.seed)}")
+    say(f"\nTalk to it: tinygpt chat --model {path}")
+
+
+def _path(args: Train | Finetune, start: str) -> Path:
+    name = free_name(args.out, start) if args.name is None else args.name
+    return run_path(args.out, name)
+
+
+def _follow(run: Any, args: Train | Finetune, world: World) -> None:
+    """Print each evaluation, and how to continue if Ctrl-C was pressed."""
+    from tqdm import tqdm
+
+    tell: Callable[..., None] = say if world.is_main else lambda *words: None
+    tell(run.summary())
+    reports = run.reports(show_progress=True)
+    if args.tensorboard and world.is_main:
+        from tinygpt.training.run import draw_in
+
+        reports = draw_in(run.path, reports)
+    for report in reports:
+        with tqdm.external_write_mode(file=sys.stdout):
+            tell(report)
+    if run.interrupted:
+        tell(
+            f"Stopped after step {run.trainer.step}. Continue with: tinygpt "
+            f"{type(args).__name__.lower()} --resume --name {run.path.name} "
+            f"--out {args.out}"
+        )
+        sys.exit(130)
+
+
+def run_runs(args: Runs) -> None:
+    """List runs, the latest last."""
+    calm_threads()
+    rows = [["name", "text", "parameters", "steps", "bits per byte", "date"]]
+    for path in runs_in(args.out):
+        rows.append([path.name, *_described(path)])
+    require(len(rows) > 1, f"there is no run in {args.out}/ yet")
+    for line in console.table(rows):
+        say(line)
+
+
+def _described(path: Path) -> list[str]:
+    """Text, size, steps, best bits per byte and date of one run."""
+    from tinygpt.training.checkpoint import RunFolder
+
+    folder = RunFolder(path)
+    try:
+        model, train = folder.configs()
+        log = folder.read_log()
+    except UserError as error:
+        return [f"({error})"]
+    bits = min((line["bits_per_byte"] for line in log), default=math.nan)
+    began = datetime.fromtimestamp((path / "run.json").stat().st_mtime)
+    return [
+        train.data,
+        f"{n_parameters(model):,}",
+        str(max((line["step"] for line in log), default=0)),
+        f"{bits:.4f}",
+        f"{began:%Y-%m-%d %H:%M}",
+    ]
+
+
+def n_parameters(config: GPTConfig) -> int:
+    """Parameters of a model of this shape, counted without allocating them."""
+    import torch
+
+    from tinygpt.model.gpt import GPT
+
+    with torch.device("meta"):
+        return GPT(config).n_parameters()

@@ -1,0 +1,344 @@
+"""A model with its tokenizer, and the three ways to get one: train, finetune, load.
+
+The front door of the package for scripts and notebooks; the command line uses it, too.
+What it leaves out: all work. Each method calls the module of the course that does it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from tinygpt import starting
+from tinygpt.config import FinetuneConfig, GPTConfig, TrainConfig
+from tinygpt.errors import UserError, require
+from tinygpt.finetuning.chat import Message, answer
+from tinygpt.finetuning.lora import merge, remove_lora
+from tinygpt.finetuning.run import load_model
+from tinygpt.formats.huggingface import PRETRAINED_NAMES
+from tinygpt.generation.generate import generate
+from tinygpt.generation.streaming import stream_text
+from tinygpt.model.gpt import GPT
+from tinygpt.presets import PRESETS
+from tinygpt.settings import check_sampling, closest, override, run_path
+from tinygpt.text.tokenizer import Tokenizer
+from tinygpt.training.checkpoint import RunFolder, trained
+from tinygpt.training.evaluation import Evaluation
+from tinygpt.training.run import Corpus
+
+MODEL_NAMES = PRETRAINED_NAMES
+
+
+class LLM:
+    """A trained model that writes, answers and can be measured.
+
+    Attributes:
+        model: the `GPT`.
+        tokenizer: its `Tokenizer`.
+        folder: where its run is kept; None if it has none.
+    """
+
+    def __init__(
+        self, model: GPT, tokenizer: Tokenizer, folder: Path | None = None
+    ) -> None:
+        self.model, self.tokenizer, self.folder = model.eval(), tokenizer, folder
+        self._temporary: TemporaryDirectory[str] | None = None
+
+    @property
+    def config(self) -> GPTConfig:
+        """The shape of the model."""
+        return self.model.config
+
+    def __repr__(self) -> str:
+        return f"LLM({self.model.n_parameters():,} parameters, {self.tokenizer.name})"
+
+    def generate(self, prompt: str, max_new_tokens: int = 100, **options: Any) -> str:
+        """The prompt and what the model writes after it.
+
+        Args:
+            prompt: at least one token, at most as many as the context holds.
+            max_new_tokens: the most tokens to generate; the end mark stops sooner.
+            options: those of `stream`.
+
+        Raises:
+            UserError: the prompt is empty or too long, or an option is out of range.
+        """
+        return "".join(self.stream(prompt, max_new_tokens, **options))
+
+    def stream(
+        self,
+        prompt: str,
+        max_new_tokens: int = 100,
+        *,
+        temperature: float = 0.8,
+        top_k: int | None = 50,
+        top_p: float | None = None,
+        seed: int | None = None,
+        use_cache: bool = True,
+    ) -> Iterator[str]:
+        """The text of `generate` piece by piece, the prompt first.
+
+        Args:
+            prompt: as in `generate`.
+            max_new_tokens: as in `generate`.
+            temperature: below 1 is safer, above 1 is wilder, 0 takes the likeliest.
+            top_k: sample from this many of the most likely tokens only.
+            top_p: sample from the most likely tokens that together have this
+                probability only.
+            seed: the same seed gives the same text again.
+            use_cache: keep keys and values of past tokens; the text is the same.
+
+        Raises:
+            UserError: as `generate`, at once and not at the first piece.
+        """
+        check_sampling(max_new_tokens, temperature, top_k, top_p, seed)
+        stop = self.tokenizer.end_of_text
+        tokens = generate(
+            self.model,
+            torch.tensor([self._prompt_ids(prompt)], device=self.model.device),
+            max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop_token=stop,
+            use_cache=use_cache,
+        )
+
+        def pieces() -> Iterator[str]:
+            yield prompt
+            ids = (int(token) for token in tokens)
+            yield from stream_text((i for i in ids if i != stop), self.tokenizer)
+
+        return pieces()
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        ids, length = self.tokenizer.encode(prompt), self.config.context_length
+        require(bool(ids), "the prompt is empty: give the model a word to go on with")
+        require(
+            len(ids) <= length,
+            f"the prompt has {len(ids)} tokens, but the model's context holds "
+            f"{length}: give it a shorter prompt",
+        )
+        return ids
+
+    def reply(
+        self,
+        message: str | Sequence[Message],
+        max_new_tokens: int = 120,
+        *,
+        temperature: float = 0.7,
+        top_k: int | None = 50,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> str:
+        """The answer of a fine-tuned model to a message or a whole conversation.
+
+        Args:
+            message: the user's words, or all messages so far, the user's last:
+                [{"role": "user", "content": "Hello"}, ...], also "assistant", "system".
+            max_new_tokens: the most tokens to generate; the end mark stops sooner.
+            temperature: as in `stream`, like the options after it.
+            top_k: as in `stream`.
+            top_p: as in `stream`.
+            seed: as in `stream`.
+
+        Raises:
+            UserError: the message is too long, a role is unknown, or an option is out
+                of range.
+        """
+        check_sampling(max_new_tokens, temperature, top_k, top_p, seed)
+        if isinstance(message, str):
+            message = [{"role": "user", "content": message}]
+        pieces = answer(
+            self.model,
+            self.tokenizer,
+            message,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+        )
+        return "".join(pieces).strip()
+
+    def evaluate(self, text: str | Path) -> Evaluation:
+        """Loss, perplexity and bits per byte on the last 10 % of a text.
+
+        Training on the text holds just that part out, so the numbers are honest for a
+        text that the model was trained on, too.
+
+        Args:
+            text: a file, folder or glob, a token file, or one of the names that
+                `tinygpt data` lists.
+
+        Raises:
+            UserError: the text cannot be read or is too short.
+        """
+        data = Corpus(str(text), self.tokenizer, self.config.context_length)
+        return data.evaluate(self.model)
+
+    def save(self, folder: str | Path) -> None:
+        """Write model and tokenizer into `folder`, for `load`.
+
+        Raises:
+            UserError: the folder cannot be written, or holds a run.
+        """
+        path = Path(folder)
+        require(
+            not (path / "last.safetensors").exists() and not path.is_file(),
+            f"{path} holds a run or is a file: give another folder",
+        )
+        target = RunFolder(path)
+        target.start(self.config, TrainConfig(), self.tokenizer)
+        target.save_best(trained(self.model), {})
+
+    @classmethod
+    def load(cls, name: str | Path) -> "LLM":
+        """As `tinygpt.load`."""
+        return load(name)
+
+
+def load(name: str | Path) -> LLM:
+    """A model by name or from a folder.
+
+    Args:
+        name: tiny, pocket-gpt2 or pocket-chat, which ship with the course; gpt2 and its
+            larger sizes or distilgpt2, downloaded from Hugging Face once; a folder that
+            `LLM.save`, a run or transformers' GPT-2 wrote; or the name of a run in
+            ./runs.
+
+    Raises:
+        UserError: there is no such model, or a file of it cannot be used.
+    """
+    source = find_run(name)
+    folder = Path(source) if RunFolder(source).exists else None
+    return LLM(*load_model(source), folder=folder)
+
+
+def find_run(name: str | Path, out: Path = Path("runs")) -> str | Path:
+    """`out/name` if that is a run and nothing else has the name; or `name` itself.
+
+    Raises:
+        UserError: the name is empty, or a path that cannot be looked up.
+    """
+    require(str(name) != "", "the name of the model is empty")
+    try:
+        if str(name) in MODEL_NAMES or Path(name).stat():
+            return name
+    except (FileNotFoundError, NotADirectoryError):
+        return out / name if RunFolder(out / name).exists else name
+    except (OSError, ValueError) as error:  # too long, a loop of links, no permission
+        raise UserError(f"cannot read {name}: {error}") from error
+    return name
+
+
+def train(
+    text: str | Path = "handbook",
+    *,
+    preset: str = "tiny",
+    tokenizer: str | Path | Tokenizer | None = None,
+    name: str | None = None,
+    out: str | Path = "runs",
+    progress: bool = True,
+    **settings: Any,
+) -> LLM:
+    """Train a GPT on a text, and return the weights that did best on its last 10 %.
+
+    Args:
+        text: a file, folder or glob, a token file, or one of the names that
+            `tinygpt data` lists.
+        preset: the settings to start from, a name in `PRESETS`.
+        tokenizer: a `Tokenizer`, the name of one, or a .tiktoken file; the preset's
+            if not given. It decides the vocabulary size.
+        name: keep the run in the folder `out/name`. Without a name it is kept in a
+            temporary folder that lives as long as the LLM.
+        out: the folder that holds the runs.
+        progress: show a bar in the terminal or notebook.
+        settings: any setting of `TrainConfig` or `GPTConfig`, such as minutes=2,
+            steps=500, d_model=192.
+
+    Raises:
+        UserError: a setting or its value is unknown, the text cannot be read or is too
+            short, or there is a run of that name.
+    """
+    if preset not in PRESETS:
+        hint = closest(preset, PRESETS) or f": choose {', '.join(PRESETS)}"
+        raise UserError(f"there is no preset '{preset}'{hint}")
+    chosen = PRESETS[preset]
+    require(
+        "vocab_size" not in settings,
+        "the tokenizer decides the vocab_size: choose another tokenizer instead",
+    )
+    given = {"data": str(text)} | settings
+    if tokenizer is not None:
+        given["tokenizer"] = getattr(tokenizer, "name", str(tokenizer))
+    model_config, train_config = override(given, chosen.model, chosen.train)
+
+    def run(path: Path) -> starting.Run:
+        own = tokenizer if isinstance(tokenizer, Tokenizer) else None
+        return starting.pretrain(path, model_config, train_config, tokenizer=own)
+
+    return _run(run, name, out, progress)
+
+
+def finetune(
+    model: str | Path | LLM = "pocket-gpt2",
+    data: str | Path = "support-chats",
+    *,
+    name: str | None = None,
+    out: str | Path = "runs",
+    progress: bool = True,
+    **settings: Any,
+) -> LLM:
+    """Fine-tune a model on conversations or text, and return the best weights.
+
+    Args:
+        model: an LLM, which stays as it is, or what `load` takes.
+        data: "support-chats", a .jsonl file of conversations, or any text.
+        name: as in `train`, like `out` and `progress`.
+        out: as in `train`.
+        progress: as in `train`.
+        settings: any setting of `FinetuneConfig`, such as lora=True, epochs=2.
+
+    Raises:
+        UserError: a setting or its value is unknown, model or data cannot be used, or
+            there is a run of that name.
+    """
+    base = None
+    if isinstance(model, LLM):
+        base, source = (model.model, model.tokenizer), str(model.folder or "")
+    else:
+        source = str(find_run(model))
+    (config,) = override(
+        {"model": source, "data": str(data)} | settings, FinetuneConfig()
+    )
+
+    def run(path: Path) -> starting.Run:
+        return starting.finetune(path, config, base=base)
+
+    return _run(run, name, out, progress)
+
+
+def _run(
+    start: Callable[[Path], starting.Run],
+    name: str | None,
+    out: str | Path,
+    progress: bool,
+) -> LLM:
+    """Train the run that `start` makes in a folder of its own, to its end."""
+    temporary = None
+    if name is None:
+        temporary = TemporaryDirectory(prefix="tinygpt-")
+        out, name = temporary.name, "run"
+    path = run_path(Path(out), name)
+    run = start(path)
+    for _ in run.reports(show_progress=progress):
+        pass
+    merge(run.model)  # adapters become part of the weights, if there are any
+    remove_lora(run.model)
+    llm = LLM(run.model, run.tokenizer, path)
+    llm._temporary = temporary
+    return llm

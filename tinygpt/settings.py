@@ -1,0 +1,108 @@
+"""Settings by name: keywords or a JSON file become configs.
+
+The Python functions and the command line share this, so that both know the same names
+and refuse the same values. Loads no torch. What it leaves out: the settings themselves,
+and which values each may take (see `config`).
+"""
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from tinygpt.errors import require
+from tinygpt.files import read_json
+
+SECTIONS = ("model", "train", "finetune")  # the objects of settings in a run.json
+DERIVED = ("vocab_size",)  # decided by the tokenizer
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The most similar of the `known` names as a question, or nothing.
+
+    >>> closest("step", ["steps", "seed"])
+    " (did you mean 'steps'?)"
+    """
+    match = get_close_matches(name, known, n=1)
+    return f" (did you mean '{match[0]}'?)" if match else ""
+
+
+def override(settings: Mapping[str, Any], *configs: Any) -> tuple[Any, ...]:
+    """The `configs` with each of the `settings` put into the one that has its name.
+
+    Raises:
+        UserError: none has the name, or the value is not allowed.
+    """
+    names = [{f.name for f in fields(config) if f.init} for config in configs]
+    known = set().union(*names)
+    for name in settings:
+        require(
+            name in known, f"there is no setting '{name}'{closest(name, sorted(known))}"
+        )
+    return tuple(
+        replace(config, **{n: v for n, v in settings.items() if n in own})
+        for config, own in zip(configs, names, strict=True)
+    )
+
+
+def convert(kind: Any, config: Any) -> Any:
+    """The settings of `config` as an instance of `kind`, which has the same fields."""
+    return kind(**{f.name: getattr(config, f.name) for f in fields(kind) if f.init})
+
+
+def read_settings(path: Path, *sections: str) -> dict[str, Any]:
+    """The settings in a JSON file: one flat object, or the `sections` of a run.json.
+
+    Raises:
+        UserError: the file cannot be read, is no JSON object, or has other sections.
+    """
+    content = read_json(path)
+    nested = {n: v for n, v in content.items() if n in SECTIONS and isinstance(v, dict)}
+    if nested:
+        require(
+            set(sections[-1:]) <= nested.keys(),
+            f"{path} holds settings of another kind of run: {', '.join(nested)}",
+        )
+        content = {k: v for name in sections for k, v in nested.get(name, {}).items()}
+    return {name: value for name, value in content.items() if name not in DERIVED}
+
+
+def run_path(out: Path, name: str) -> Path:
+    """The folder of the run `name` in `out`.
+
+    Raises:
+        UserError: `name` is not one plain part of a path.
+    """
+    plain = Path(name).name == name and name not in {"", ".", ".."}
+    require(
+        plain and not {"\0", "\\"} & set(name),
+        f"{name!r} cannot be the name of a run: give one word without slashes",
+    )
+    size = len(os.fsencode(name))
+    require(size <= 255, f"a run's name takes at most 255 bytes, and this one {size}")
+    return out / name
+
+
+def check_sampling(
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int | None,
+) -> None:
+    """Refuse, before a model is loaded, what cannot choose a next token.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+    for name, value, good, bounds in (
+        ("max_new_tokens", max_new_tokens, max_new_tokens >= 0, "at least 0"),
+        ("temperature", temperature, 0 <= temperature < math.inf, "at least 0"),
+        ("top_k", top_k, top_k is None or top_k >= 1, "at least 1"),
+        ("top_p", top_p, top_p is None or 0 < top_p <= 1, "above 0 and at most 1"),
+        ("seed", seed, seed is None or 0 <= seed < 2**63, "from 0 to 2**63 - 1"),
+    ):
+        require(good, f"{name} must be {bounds}, not {value}")
