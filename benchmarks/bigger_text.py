@@ -3,7 +3,7 @@
 The text is the handbook over and over, in each copy its paragraphs in another order and
 the words of a fiftieth of them changed. `tinygpt data prepare` cuts it into tokens with
 two processes, and another process draws batches from all over the token file; the
-memory of each is looked at from outside. Then smaller parts of it are prepared by one
+memory of each is measured from outside. Then smaller parts of it are prepared by one
 process and by two in turn, and the default model takes steps with batches from the file
 and from memory in turn. What it leaves out: texts too big for this machine's disk.
 
@@ -39,11 +39,11 @@ BIG, SMALL, PART = 1_000_000_000, 20_000_000, 40_000_000
 MOST = 600  # MB
 WORDS = "agree ask buyer call decide listen offer price question reason seller trust"
 STEPS = 5  # of training, per turn
-LOOKS_PER_SECOND = 20
+SAMPLES_PER_SECOND = 20
 
 
 def copies(text: str) -> Iterator[bytes]:
-    """The text, changed in each copy, for ever."""
+    """Copies of the text without end, each changed a little."""
     chance, paragraphs = random.Random(1), text.split("\n\n")
     words = WORDS.split()
     while True:
@@ -92,11 +92,11 @@ def watched(words: list[str], **environment: str) -> dict[str, Any]:
     )
     peak, over = [0.0], threading.Event()
 
-    def look() -> None:
-        while not over.wait(1 / LOOKS_PER_SECOND):
+    def watch() -> None:
+        while not over.wait(1 / SAMPLES_PER_SECOND):
             peak[0] = max(peak[0], resident(process.pid))
 
-    watcher = threading.Thread(target=look)
+    watcher = threading.Thread(target=watch)
     watcher.start()
     said, _ = process.communicate()
     over.set()
@@ -152,8 +152,7 @@ def read(path: str) -> None:
     from tinygpt.training.run import prepare as prepare_run
 
     run = prepare_run(*recipe(path, PRESETS))
-    looks = iter(run.trainer.run())
-    next(looks)
+    next(run.trainer.run())
     batches, before = run.trainer.batches, time.perf_counter()
     n = min(20_000, batches.n_windows // batches.batch_size)
     for step in range(n):

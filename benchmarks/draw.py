@@ -30,16 +30,16 @@ def save(ax: Axes, name: str) -> None:
 
 
 def time_to_quality() -> None:
-    """Bits per byte against seconds: the demo's estimates, our looks, the target."""
+    """Bits per byte against seconds: the demo's runs, our reports, the target."""
     seed, times = load("seed_demo"), load("time_to_quality")
     per_step = times["seed_seconds"] / seed["steps"]
-    last = [look["validation"] for look in seed["log"][-10:]]
+    last = [report["validation"] for report in seed["log"][-10:]]
     per_nat = seed["bits_per_byte"] / (sum(last) / len(last))
     ax = new_axes()
-    width = 5  # looks of 20 batches are noisy: the mean of five
-    noisy = [look["validation"] * per_nat for look in seed["log"]]
+    width = 5  # evaluations of 20 batches are noisy: the mean of five
+    noisy = [report["validation"] * per_nat for report in seed["log"]]
     demo = [sum(noisy[i : i + width]) / width for i in range(len(noisy) - width + 1)]
-    seconds = [look["step"] * per_step for look in seed["log"][width - 1 :]]
+    seconds = [report["step"] * per_step for report in seed["log"][width - 1 :]]
     ours = [(p["seconds"], p["bits_per_byte"]) for p in times["curve"] if p["seconds"]]
     for label, x, y, colour, dash in (
         ("TinyGPT", *zip(*ours, strict=True), CYCLE[0], DASHES[0]),

@@ -1,6 +1,6 @@
-"""What fine-tuning GPT-2 (124M) asks of this machine: seconds per step and memory.
+"""What fine-tuning GPT-2 (124M) costs on this machine: seconds per step and memory.
 
-Random weights in GPT-2's shape stand in for the real ones, which cost the same. Every
+Random weights in GPT-2's shape are used: they cost the same as the real ones. Every
 variant runs in a process of its own, so that its peak memory is its own.
 
     python benchmarks/gpt2_on_a_laptop.py            prints a table, writes results/

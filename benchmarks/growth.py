@@ -9,7 +9,7 @@ Gain: a grid of small models and short runs on the handbook, each with the defau
 preset's own schedule; the loss on the whole validation split against parameters and
 against tokens, fitted in the same way (Kaplan et al., 2020, "Scaling Laws for Neural
 Language Models", equations 1.1 and 1.2). What it leaves out: shapes that do not fit
-into a few minutes, and so the floor that such curves bend to.
+into a few minutes, and so the floor at which such curves flatten.
 
     python benchmarks/growth.py [--quick]
 """

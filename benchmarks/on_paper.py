@@ -1,9 +1,9 @@
 """On paper: what 8 and 64 GPUs would give for GPT-2 124M and 1.5B. Nothing is run.
 
 From the data sheet of a GPU and of the links between GPUs, and from shares of both that
-are assumed to be reached. The formulas stand below, each in a function of its own, and
-on the page "Growing". What it leaves out: reading text, looking at the losses, a
-straggler, a slow file system; all of them only make it slower.
+are assumed to be reached. The formulas are below, each in a function of its own, and on
+the page "Growing". What it leaves out: reading text, evaluation, stragglers, a slow
+file system; all of them only make it slower.
 
     python benchmarks/on_paper.py
 """

@@ -143,12 +143,12 @@ class Run:
         return means
 
     def steps(
-        self, n: int = STEPS, last_look: bool = True
+        self, n: int = STEPS, last_estimate: bool = True
     ) -> Iterator[tuple[int, dict[str, float] | None]]:
-        """Take `n` steps; yields each step's number, with the losses if it looked."""
+        """Take `n` steps; yields each step's number, and the losses where due."""
         for step in range(n):
-            look = step % EVAL_INTERVAL == 0 or (last_look and step == n - 1)
-            losses = self.estimate() if look else None
+            due = step % EVAL_INTERVAL == 0 or (last_estimate and step == n - 1)
+            losses = self.estimate() if due else None
             loss = self.model.loss(*self.batch(self.train))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()

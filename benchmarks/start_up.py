@@ -1,9 +1,9 @@
 """How soon it answers: the import, the help, and the first generated token.
 
-Every measurement is a new Python process, from its start. Beside them stand two that
-nobody can beat: Python that does nothing, and Python that imports torch. `tinygpt
-generate` reads a run of the default preset from disk; the clock stops at the first
-piece of text after the prompt. What it leaves out: a cold disk.
+Every measurement is a new Python process, from its start. Two lower bounds are measured
+beside them: Python that does nothing, and Python that imports torch. `tinygpt generate`
+reads a run of the default preset from disk; the clock stops at the first piece of text
+after the prompt. What it leaves out: a cold disk.
 
     python benchmarks/start_up.py [--quick]
 """

@@ -30,8 +30,8 @@ PRESET = PRESETS["tiny"]
 GOAL, LEAST = 250, 100  # times faster
 
 
-def looks(eval_interval: int) -> Iterator[EvalReport]:
-    """A run of the default preset; every look takes the whole split, not a sample."""
+def reports(eval_interval: int) -> Iterator[EvalReport]:
+    """A run of the default preset; each report is on the whole split, not a sample."""
     config = replace(PRESET.train, eval_windows=10**9, eval_interval=eval_interval)
     return prepare(PRESET.model, config).trainer.run()
 
@@ -45,15 +45,15 @@ def main() -> None:
 
     def ours() -> float:
         start = time.perf_counter()
-        for look in looks(PRESET.train.eval_interval):
-            if look.validation.bits_per_byte <= target:
-                reached.append(look)
+        for report in reports(PRESET.train.eval_interval):
+            if report.validation.bits_per_byte <= target:
+                reached.append(report)
                 return time.perf_counter() - start
         raise SystemExit(f"the run ended above the target of {target} bits per byte")
 
     def theirs() -> float:
         start = time.perf_counter()
-        for _ in demo.steps(stretch, last_look=False):
+        for _ in demo.steps(stretch, last_estimate=False):
             pass
         return (time.perf_counter() - start) / stretch * steps
 
@@ -66,7 +66,7 @@ def main() -> None:
     print(
         f"ours:     {last.step} steps, {median(measured['ours'])} s, {line['result']}"
     )
-    curve = [] if args.quick else looks(eval_interval=15)
+    curve = [] if args.quick else reports(eval_interval=15)
     save(
         "time_to_quality",
         {
@@ -80,10 +80,10 @@ def main() -> None:
             "ratio": gain,
             "curve": [
                 {
-                    "seconds": look.seconds,
-                    "bits_per_byte": look.validation.bits_per_byte,
+                    "seconds": report.seconds,
+                    "bits_per_byte": report.validation.bits_per_byte,
                 }
-                for look in curve
+                for report in curve
             ],
         },
         args.quick,

@@ -2,7 +2,7 @@
 
 Training: 4,096 entries from the handbook, byte level, with GPT-2's pattern, against
 Hugging Face's `tokenizers` (Rust). Encoding: the handbook in our vocabulary, against
-`tiktoken` (Rust) with the same entries. Ours is Python that is written to be read. What
+`tiktoken` (Rust) with the same entries. Ours is Python, written to be read. What
 it leaves out: decoding, and special tokens.
 
     python benchmarks/tokenizer.py [--quick]

@@ -3,7 +3,7 @@
 Both hold the same float16-rounded weights and write greedily at batch 1, each in a Web
 Worker of its own, in turn. onnxruntime-web runs its wasm backend with SIMD in its
 fastest form found here: one token per step, and the page keeps the past keys and
-values ("new rows"). Beside it stand the usual form, in which the model hands the whole
+values ("new rows"). Also measured: the usual form, in which the model hands the whole
 past back and forth; the model without a cache; and two threads, which a page gets only
 if its server sends the headers for cross-origin isolation. Ours runs as in the page and
 once without tinygpt_simd.js, in plain JavaScript. All sides must write the same tokens.

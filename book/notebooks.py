@@ -39,24 +39,27 @@ METADATA = {
 CELL_TIMEOUT = 900  # seconds: training takes its time on a busy machine
 
 
+def imports(path: Path) -> Iterator[tuple[str, str]]:
+    """Every `from MODULE import NAME` of a file, wherever it is."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
 def behind(name: str, source: str) -> Iterator[Path]:
     """The files of tinygpt and data/ that the code of a chapter rests on."""
-    module = name.split("_", 1)[-1]
-    waiting = re.findall(r"tinygpt(?:\.\w+)+", source)
-    waiting += [
-        "tinygpt",
-        "tinygpt.course.exercises",
-        f"tinygpt.course.exercises.{module}",
-    ]
-    seen: set[Path] = set()
+    front = ROOT / "tinygpt" / "__init__.py"  # loads only those names that are used
+    offered = {name: module for module, name in imports(front)}
+    used = re.findall(r"tinygpt(?:\.\w+)+", source)
+    waiting = ["tinygpt.course.exercises." + name.split("_", 1)[-1], *used]
+    waiting += [offered.get(word.split(".")[1], "") for word in used]
+    seen = {front}
     while waiting:
         stem = ROOT / waiting.pop().replace(".", "/")
         for path in (stem.with_suffix(".py"), stem / "__init__.py"):
             if path.is_file() and path not in seen:
                 seen.add(path)
-                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                    if isinstance(node, ast.ImportFrom) and node.module:
-                        waiting.append(node.module)
+                waiting += [module for module, _ in imports(path)]
     yield from sorted(seen)
     yield from sorted(p for p in (ROOT / "data").rglob("*") if p.is_file())
 

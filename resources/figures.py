@@ -63,15 +63,15 @@ def main() -> None:
 
     preset = PRESETS["tiny"]
     run = prepare(preset.model, preset.train)
-    looks = list(run.trainer.run(show_progress=True))
+    reports = list(run.trainer.run(show_progress=True))
     bytes_per_token = run.corpus.byte_lengths[run.corpus.val].float().mean().item()
     nats = bytes_per_token * torch.tensor(2.0).log().item()
     lines = {name: v * nats for name, v in run.corpus.baselines().items()}
     losses = {
-        "training": [look.training_loss for look in looks],
-        "validation": [look.validation.nats_per_token for look in looks],
+        "training": [report.training_loss for report in reports],
+        "validation": [report.validation.nats_per_token for report in reports],
     }
-    steps = [look.step for look in looks]
+    steps = [report.step for report in reports]
     save(loss_curves(steps, losses, lines, title="A minute of training"), "loss_curve")
 
     tokenizer, model = run.corpus.tokenizer, run.model.eval()

@@ -37,7 +37,12 @@ MODULES = {
     "04_attention": {"model.attention"},
     "05_masking": {"model.masking"},
     "06_blocks": {"model.block", "model.gpt"},
-    "07_training": {"training.evaluation", "training.trainer", "training.checkpoint"},
+    "07_training": {
+        "training.loss",
+        "training.evaluation",
+        "training.trainer",
+        "training.checkpoint",
+    },
     "08_finetuning": {"finetuning.chat", "finetuning.lora", "finetuning.run"},
     "09_generation": {"model.kv_cache", "generation.generate"},
     "10_inside": set(),
@@ -235,6 +240,19 @@ def test_every_exercise_has_a_check_and_a_solution_that_passes(path: Path) -> No
 
 
 @each_chapter
+def test_the_code_that_a_chapter_quotes_is_there(path: Path) -> None:
+    quoted = r"\{literalinclude\} \.\./(\S+)\n:pyobject: (\S+)"
+    found = re.findall(quoted, prose(path))
+    assert len(found) == prose(path).count("{literalinclude}")
+    for file, name in found:
+        node: Any = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+        for part in name.split("."):
+            inside = {getattr(n, "name", ""): n for n in node.body}
+            assert part in inside, f"{file} has no {name}"
+            node = inside[part]
+
+
+@each_chapter
 def test_numbers_are_glued_before_they_are_quoted(path: Path) -> None:
     glued = set(re.findall(r'glue\(\s*"(\w+)"', code(path)))
     assert set(re.findall(r"\{glue:text\}`(\w+)", prose(path))) == glued
@@ -413,13 +431,20 @@ def test_a_failing_chapter_is_named(tmp_path: Path) -> None:
 
 
 def test_outputs_depend_on_the_modules_behind_a_chapter() -> None:
-    files = {
-        p.relative_to(ROOT).as_posix()
-        for p in notebooks.behind("06_blocks", "from tinygpt.model.gpt import GPT")
-    }
+    source = "import tinygpt\nfrom tinygpt.model.gpt import GPT\n"
+
+    def names(source: str) -> set[str]:
+        paths = notebooks.behind("06_blocks", source)
+        return {p.relative_to(ROOT).as_posix() for p in paths}
+
+    files = names(source)
     assert {
         "tinygpt/model/gpt.py",
         "tinygpt/model/attention.py",
+        "tinygpt/course/exercises/blocks.py",
         "data/README.md",
     } <= files
     assert "tinygpt/training/trainer.py" not in files
+    assert "tinygpt/course/exercises/__init__.py" in names(
+        source + 'tinygpt.check_answer("blocks.count", 1)'
+    )

@@ -106,6 +106,17 @@ def test_probabilities_by_hand(options: dict, expected: list[float]) -> None:
     assert row.tolist() == pytest.approx(expected, abs=1e-6)
 
 
+def test_at_temperature_zero_nothing_is_drawn() -> None:
+    """Chance is left as it was, so that what is drawn next does not depend on it."""
+    generator = torch.Generator().manual_seed(5)
+    before = generator.get_state()
+    token = sample_next_token(LOGITS, 0.0, generator=generator)
+    assert token.tolist() == [1]
+    assert torch.equal(generator.get_state(), before)
+    sample_next_token(LOGITS, 1.0, generator=generator)
+    assert not torch.equal(generator.get_state(), before)
+
+
 def test_of_equal_logits_the_lower_ids_stay() -> None:
     equal = torch.zeros(1, 5)
     assert next_token_probabilities(equal, 0.0).tolist() == [[1, 0, 0, 0, 0]]
@@ -113,6 +124,8 @@ def test_of_equal_logits_the_lower_ids_stay() -> None:
     many = next_token_probabilities(torch.zeros(1, 50_257), top_k=4)
     assert many[0].nonzero().flatten().tolist() == [0, 1, 2, 3]
     assert next_token_probabilities(equal, top_p=0.3).tolist() == [[0.5, 0.5, 0, 0, 0]]
+    four = torch.zeros(1, 4)  # two quarters reach a half: a third is one too many
+    assert next_token_probabilities(four, top_p=0.5).tolist() == [[0.5, 0.5, 0, 0]]
 
 
 def test_top_p_of_one_keeps_even_what_rounding_would_lose() -> None:
@@ -129,6 +142,7 @@ def test_top_p_of_one_keeps_even_what_rounding_would_lose() -> None:
         ({"temperature": math.nan}, "temperature must be at least 0, not nan"),
         ({"top_k": 0}, "top_k must be at least 1, not 0"),
         ({"top_p": 0.0}, "top_p must be more than 0 and at most 1, not 0.0"),
+        ({"top_p": -0.5}, "top_p must be more than 0 and at most 1, not -0.5"),
         ({"top_p": 1.1}, "top_p must be more than 0 and at most 1, not 1.1"),
         ({"top_p": math.nan}, "top_p must be more than 0 and at most 1, not nan"),
     ],

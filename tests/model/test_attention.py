@@ -117,7 +117,7 @@ def test_equals_multihead_attention_with_copied_weights(
     x = torch.randn(B, T, C, requires_grad=True)
     hidden = ~causal_mask(T) if causal else None  # there, True means "may not look"
     expected, weights = theirs(x, x, x, attn_mask=hidden, average_attn_weights=False)
-    mixed = ours(x, is_causal=causal)
+    mixed = ours(x, is_causal=True) if causal else ours(x)
     torch.testing.assert_close(mixed, expected, rtol=0, atol=2e-6)
 
     q, k, _ = ours.heads(x)
@@ -197,7 +197,28 @@ def test_dropout_only_while_training(fused: bool) -> None:
     attention.fused = fused
     assert not torch.equal(attention(x), attention(x))
     attention.eval()
-    assert torch.equal(attention(x), attention(x))
+    spoken = attention(x)
+    attention.dropout = 0.0
+    assert torch.equal(spoken, attention(x))
+    assert torch.equal(spoken, attention.train()(x))
+
+
+def test_is_causal_without_a_batch() -> None:
+    """Matrices [T, D] and [S, D], as in PyTorch's kernel."""
+    q, k, v = torch.randn(T, D), torch.randn(S, D), torch.randn(S, D)
+    ours = scaled_dot_product_attention(q, k, v, is_causal=True)
+    theirs = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+
+
+def test_layers_have_biases_and_use_the_kernel_unless_told_otherwise() -> None:
+    attention = MultiHeadAttention(C, H)
+    names = {"qkv.weight", "qkv.bias", "output.weight", "output.bias"}
+    assert set(attention.state_dict()) == names
+    assert attention.fused
+    assert not attention.qk_norm
+    bare = MultiHeadAttention(C, H, qkv_bias=False, output_bias=False)
+    assert set(bare.state_dict()) == {"qkv.weight", "output.weight"}
 
 
 def test_heads_must_divide_the_model() -> None:

@@ -283,3 +283,35 @@ def test_equals_gpt2_written_out() -> None:
     gpt, ids = model().double(), torch.randint(V, (1, CONTEXT))
     expected = naive_gpt2(gpt, ids[0])
     torch.testing.assert_close(gpt(ids)[0], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_recomputing_runs_each_block_again_and_gives_the_same_gradients(
+    dropout: float,
+) -> None:
+    """Activations are forgotten and made again in backward, with the same chances."""
+    sizes = {"vocab_size": 13, "context_length": 5, "d_model": 8, "n_heads": 2}
+    model, ids = GPT(GPTConfig(**sizes, n_layers=3, dropout=dropout)), torch.arange(5)
+    runs = [0, 0, 0]
+    for layer, block in enumerate(model.blocks):
+
+        def count(*_: object, layer: int = layer) -> None:
+            runs[layer] += 1
+
+        block.attention.register_forward_hook(count)
+
+    gradients = []
+    for model.recompute, expected in ((False, [1, 1, 1]), (True, [2, 2, 2])):
+        torch.manual_seed(5)
+        runs[:] = [0, 0, 0]
+        loss = model(ids[None]).square().mean()
+        assert runs == [1, 1, 1]
+        every = list(model.parameters())
+        gradients.append(torch.autograd.grad(loss, every))
+        assert runs == expected
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(plain, recomputed)
+
+    runs[:] = [0, 0, 0]
+    model.eval()(ids[None]).square().mean().backward()
+    assert runs == [1, 1, 1]  # only training forgets

@@ -16,7 +16,6 @@ from tiny_run import VOCAB_SIZE, assert_same_tensors, configs, write_text
 
 from tinygpt.config import FinetuneConfig, GPTConfig
 from tinygpt.errors import UserError
-from tinygpt.files import write_atomically
 from tinygpt.model.gpt import GPT
 from tinygpt.text.bpe_training import train_bpe
 from tinygpt.text.tokenizer import Tokenizer
@@ -62,29 +61,6 @@ def copy(finished: tuple[Path, Pretraining], tmp_path: Path) -> Path:
 
 
 # --- Whole or absent ---------------------------------------------------------------
-
-
-def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, lambda part: part.write_bytes(b"old"))
-
-    def half(part: Path) -> None:
-        assert part.parent == path.parent  # the same disk, so that the move is atomic
-        part.write_bytes(b"ne")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, half)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_what_a_killed_process_left_behind_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    (tmp_path / ".file.part").write_bytes(b"half of somethi")
-    write_atomically(path, lambda part: part.write_bytes(b"whole"))
-    assert path.read_bytes() == b"whole"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("name", ["last.safetensors", "best.safetensors"])
