@@ -166,7 +166,7 @@ class Bench:
     def chats(self, data: st.DataObject) -> None:
         """Spoilt conversations are loaded, as such and as text, and tuned on."""
         path = self.fresh() / "chats.jsonl"
-        tunes = data.draw(st.integers(0, 4)) == 0
+        tunes = data.draw(st.integers(0, 11)) == 0
         spoil(data, path)
         outcome(lambda: load_chats(str(path)))
         outcome(lambda: load_text(str(path)))

@@ -215,10 +215,28 @@ def test_layers_have_biases_and_use_the_kernel_unless_told_otherwise() -> None:
     attention = MultiHeadAttention(C, H)
     names = {"qkv.weight", "qkv.bias", "output.weight", "output.bias"}
     assert set(attention.state_dict()) == names
-    assert attention.fused
+    assert attention.qkv.n_stacked == 3
     assert not attention.qk_norm
     bare = MultiHeadAttention(C, H, qkv_bias=False, output_bias=False)
     assert set(bare.state_dict()) == {"qkv.weight", "output.weight"}
+
+
+def test_the_kernel_is_used_unless_fused_is_false(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls, kernel = [], F.scaled_dot_product_attention
+
+    def counting(*arguments: object, **named: object) -> Tensor:
+        calls.append(1)
+        return kernel(*arguments, **named)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counting)
+    attention, x = MultiHeadAttention(C, H), torch.randn(B, T, C)
+    attention(x)
+    assert calls == [1]
+    attention.fused = False
+    attention(x)
+    assert calls == [1]
 
 
 def test_heads_must_divide_the_model() -> None:
