@@ -116,14 +116,14 @@ def processes(text: str, n: int) -> None:
     """
     import json
 
-    from tinygpt.text.parallel_encode import encoded, pieces
+    from tinygpt.text.parallel_encode import encode_pieces, pieces
     from tinygpt.text.tokenizer import get_tokenizer
 
     tokenizer = get_tokenizer("handbook-4k")
 
     def side(workers: int) -> Callable[[], float]:
         def measure() -> float:
-            todo = encoded(pieces([Path(text)]), (tokenizer, "uint16"), workers)
+            todo = encode_pieces(pieces([Path(text)]), tokenizer, "uint16", workers)
             for _ in range(workers):
                 next(todo)
             start = time.perf_counter()

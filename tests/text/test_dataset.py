@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from tinygpt.errors import UserError
 from tinygpt.text import dataset
-from tinygpt.text.dataset import Batches, split_at, split_tokens, whole_split
+from tinygpt.text.dataset import (
+    Batches,
+    epoch_order,
+    split_at,
+    split_tokens,
+    whole_split,
+)
 
 
 @pytest.mark.parametrize("kind", [list, torch.tensor, np.array, np.uint16, np.uint32])
@@ -95,6 +101,20 @@ def test_epochs_differ_in_order_and_offset() -> None:
     assert tuple(range(n)) not in orders
 
 
+STARTS = [64, 85, 15, 78, 1, 8, 29, 50, 43, 71, 36, 22, 57]
+STARTS += [55, 34, 6, 90, 69, 83, 13, 20, 41, 76, 62, 48, 27]
+
+
+def test_an_epochs_order_is_the_one_that_published_runs_had() -> None:
+    """Another order would give other weights for the same seed."""
+    assert epoch_order(8, seed=3, epoch=1).tolist() == [2, 1, 4, 0, 5, 7, 6, 3]
+    batches = Batches(torch.arange(100), context_length=7, batch_size=1, seed=3)
+    assert starts_of(batches, n_epochs=2) == STARTS
+    offset = min(STARTS[13:])
+    order = epoch_order(13, seed=3, epoch=1).tolist()
+    assert [(start - offset) // 7 for start in STARTS[13:]] == order
+
+
 def test_targets_are_the_next_ids() -> None:
     tokens = torch.randint(0, 50, (211,))
     x, y = Batches(tokens, context_length=7, batch_size=3, seed=0).at(5)
@@ -165,7 +185,7 @@ def test_a_mapped_file_is_let_go_of_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every fifth window here; what comes out does not change."""
-    monkeypatch.setattr(dataset, "FORGET_AFTER", 5)
+    monkeypatch.setattr(dataset, "RELEASE_AFTER", 5)
     ids = np.arange(500, dtype="uint16")
     ids.tofile(tmp_path / "ids.bin")
     mapped = np.memmap(tmp_path / "ids.bin", dtype="uint16", mode="r")

@@ -1,38 +1,35 @@
-"""pieces: a text cut into pieces, by one process or two, gives the ids of the whole."""
+"""parallel_encode: the pieces of a text, by one process or two, give its ids."""
 
 import json
 import multiprocessing
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
-from conftest import COUNTED
+from conftest import COUNTED, ROOT
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tinygpt.errors import UserError
 from tinygpt.text import parallel_encode as cutting
-from tinygpt.text.bpe import GPT2_PATTERN
+from tinygpt.text.bpe import KNOWN_PATTERNS
 from tinygpt.text.bpe_training import train_bpe
 from tinygpt.text.corpora import find, load_text
-from tinygpt.text.parallel_encode import encoded, insist_on_lines, pieces
+from tinygpt.text.parallel_encode import (
+    encode_pieces,
+    pieces,
+    require_splittable,
+)
 from tinygpt.text.tokenizer import Tokenizer
 
-# The patterns of gpt2, cl100k_base and o200k_base as tiktoken writes them.
-TAIL = r"\s++$|\s*[\r\n]|\s+(?!\S)|\s"
-CASED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-PATTERNS = {
-    "ours": GPT2_PATTERN,
-    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
-    r"|\s++$|\s+(?!\S)|\s",
-    "cl100k": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
-    rf"| ?[^\s\p{{L}}\p{{N}}]++[\r\n]*+|{TAIL}",
-    "o200k": rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{CASED}"
-    rf"|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{CASED}|\p{{N}}{{1,3}}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-}
+PATTERNS = dict(zip(("ours", "gpt2", "cl100k", "o200k"), KNOWN_PATTERNS, strict=True))
 SOURCE = (
     "it's the end.\n\nThe buyer's 1234 calls, the seller\n  listens...\n"
     "a   z\n\n\n \u6f22\u3002\n\u6f22.\r\n\r\n\t\tMuch\u00a0more, again. \n/\n"
@@ -49,8 +46,8 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 def ids_of(name: str, tokenizer: Tokenizer, workers: int = 1) -> tuple[list[int], int]:
     """All ids by way of pieces, and the bytes of the text."""
     ids, size = [], 0
-    for piece, (raw, n, length) in encoded(
-        pieces(find(name)), (tokenizer, "uint16"), workers
+    for piece, (raw, n, length) in encode_pieces(
+        pieces(find(name)), tokenizer, "uint16", workers
     ):
         ids += np.frombuffer(raw, "<u2").tolist()
         size += length
@@ -127,34 +124,23 @@ def test_many_small_files_make_one_piece(
 
 
 def test_a_pattern_whose_words_cross_lines_is_refused(tokenizer: Tokenizer) -> None:
-    insist_on_lines(tokenizer)
+    require_splittable(tokenizer)
     crossing = Tokenizer(
         "wide", {bytes([b]): b for b in range(256)} | {b"a\na": 256}, r"[\s\S]+"
     )
-    with pytest.raises(UserError, match="wide makes words that cross lines"):
-        insist_on_lines(crossing)
+    with pytest.raises(UserError, match="'wide' makes words that cross lines"):
+        require_splittable(crossing)
 
 
-def test_much_white_space_goes_to_the_encoder_that_can_take_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("sign", [" ", "\n"])
+def test_two_megabytes_of_white_space(sign: str, tmp_path: Path) -> None:
+    """There tiktoken panics."""
     tokenizer = train_bpe(SOURCE, 300)
-    monkeypatch.setattr(cutting, "_BLOCK", 9)
-    monkeypatch.setattr(Tokenizer, "to_tiktoken", overflowing)
-    text = "a" + 20 * " " + "b"
+    text = f"a{sign * 2_000_000}b"
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-    assert ids_of(f"{tmp_path}/a.txt", tokenizer) == (tokenizer.encode(text), len(text))
-
-
-def overflowing(tokenizer: Tokenizer) -> object:
-    """Like tiktoken's own at a million spaces."""
-
-    class Rust:
-        encode_ordinary: Callable = staticmethod(
-            lambda text: text if not text else 1 / 0
-        )
-
-    return Rust()
+    ids, size = ids_of(f"{tmp_path}/a.txt", tokenizer)
+    assert size == len(text) == sum(tokenizer.byte_lengths[i] for i in ids)
+    assert tokenizer.decode([ids[0], ids[-1]]).replace(" ", "") == "ab"
 
 
 # --- Processes ---------------------------------------------------------------------
@@ -187,11 +173,76 @@ def test_what_is_wrong_in_a_process_is_told(long: Path) -> None:
     assert not multiprocessing.active_children()
 
 
-def test_a_process_that_is_killed_is_told(long: Path) -> None:
-    encoder = (train_bpe(SOURCE, 300), "uint16")
-    todo = encoded(pieces([long]), encoder, workers=2)
+def test_a_worker_that_is_killed_is_told(long: Path) -> None:
+    todo = encode_pieces(pieces([long]), train_bpe(SOURCE, 300), "uint16", workers=2)
     next(todo)
     for worker in multiprocessing.active_children():
         worker.kill()
-    with pytest.raises(UserError, match="has ended, maybe for want of memory"):
+    with pytest.raises(UserError, match="has died, perhaps out of memory"):
         list(todo)
+    assert not multiprocessing.active_children()
+
+
+def test_few_pieces_are_read_ahead(long: Path) -> None:
+    taken = []
+
+    def watched() -> Iterator[cutting.Piece]:
+        for piece in pieces([long]):
+            taken.append(piece)
+            yield piece
+
+    todo = encode_pieces(watched(), train_bpe(SOURCE, 300), "uint16", workers=2)
+    for n, (piece, _) in enumerate(todo, start=1):
+        assert piece is taken[n - 1]
+        assert len(taken) <= n + 3
+    assert n == len(taken) > 30
+
+
+PARENT = """
+import sys, time
+from multiprocessing import active_children
+from pathlib import Path
+from tinygpt.text import parallel_encode
+from tinygpt.text.tokenizer import get_tokenizer
+
+if __name__ == "__main__":
+    parallel_encode.PIECE = 100
+    todo = parallel_encode.encode_pieces(
+        parallel_encode.pieces([Path(sys.argv[1])]),
+        get_tokenizer("handbook-4k"), "uint16", workers=2,
+    )
+    next(todo)
+    print(*[worker.pid for worker in active_children()], flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
+def test_the_workers_end_with_the_process_that_started_them(
+    long: Path, tmp_path: Path, blow: signal.Signals
+) -> None:
+    (tmp_path / "parent.py").write_text(PARENT, encoding="utf-8")
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "parent.py"), str(long)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as parent:
+        assert parent.stdout
+        workers = [int(pid) for pid in parent.stdout.readline().split()]
+        assert workers
+        parent.send_signal(blow)
+        parent.wait(60)
+    deadline = time.monotonic() + 60
+    while any(is_running(pid) for pid in workers):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process that has not ended."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

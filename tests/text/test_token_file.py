@@ -16,7 +16,13 @@ from tinygpt.text import parallel_encode as pieces
 from tinygpt.text import token_file
 from tinygpt.text.bpe import END_OF_TEXT, GPT2_PATTERN
 from tinygpt.text.bpe_training import train_bpe
-from tinygpt.text.token_file import HEAD, checksum, open_tokens, prepare, read_head
+from tinygpt.text.token_file import (
+    HEAD,
+    checksum,
+    open_tokens,
+    prepare_tokens,
+    read_head,
+)
 from tinygpt.text.tokenizer import Tokenizer
 
 SENTENCE = TEXT.replace(" calls ", " calls.\n") + "It's 12 o'clock.\n\n"
@@ -42,7 +48,7 @@ def test_a_token_file_holds_the_ids_of_the_text(
     highest: int, dtype: str, here: Path, tokenizer: Tokenizer
 ) -> None:
     high = Tokenizer("high", tokenizer.ranks, GPT2_PATTERN, {END_OF_TEXT: highest})
-    told = prepare("text.txt", Path("a.tokens"), high)
+    told = prepare_tokens("text.txt", Path("a.tokens"), high)
     ids = open_tokens(Path("a.tokens"), high)
     assert isinstance(ids, np.memmap)
     assert ids.dtype == dtype == told.dtype
@@ -67,7 +73,7 @@ def test_the_bar_shows_the_bytes(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_file, "tqdm", Bar)
-        prepare("text.txt", Path("a.tokens"), tokenizer, show_progress=True)
+        prepare_tokens("text.txt", Path("a.tokens"), tokenizer, show_progress=True)
     (bar,) = bars
     assert bar.n == bar.total == len(SENTENCE) * 5
     assert capsys.readouterr().err
@@ -93,7 +99,7 @@ def deadly(file, told):
 
 token_file._save = deadly
 out, tokenizer = Path("a.tokens"), Tokenizer.load("small.tiktoken")
-token_file.prepare("text.txt", out, tokenizer, workers=1)
+token_file.prepare_tokens("text.txt", out, tokenizer, workers=1)
 """
 
 
@@ -121,10 +127,10 @@ def test_a_killed_preparation_goes_on_byte_for_byte(
         return pieces.pieces(files, index, begin)
 
     monkeypatch.setattr(token_file, "pieces", watched)
-    prepare("text.txt", Path("a.tokens"), tokenizer)
+    prepare_tokens("text.txt", Path("a.tokens"), tokenizer)
     assert began[0] > 6 * 700  # what was done is not done again
     assert not part.exists()
-    prepare("text.txt", Path("b.tokens"), tokenizer)
+    prepare_tokens("text.txt", Path("b.tokens"), tokenizer)
     assert began[1] == 0
     assert Path("a.tokens").read_bytes() == Path("b.tokens").read_bytes()
 
@@ -140,7 +146,7 @@ def test_what_was_begun_for_something_else_is_begun_anew(
     with monkeypatch.context() as patch:
         patch.setattr(token_file, "_save", stop)
         with pytest.raises(KeyboardInterrupt):
-            prepare("text.txt", out, tokenizer)
+            prepare_tokens("text.txt", out, tokenizer)
     assert part.exists()
     if change == "text":
         Path("text.txt").write_text("Another text.\n" * 90, encoding="utf-8")
@@ -148,7 +154,7 @@ def test_what_was_begun_for_something_else_is_begun_anew(
         tokenizer = train_bpe(SENTENCE, 280)
     else:
         part.write_bytes(b"something else")
-    prepare("text.txt", out, tokenizer)
+    prepare_tokens("text.txt", out, tokenizer)
     text = Path("text.txt").read_text(encoding="utf-8")
     assert open_tokens(out, tokenizer).tolist() == tokenizer.encode(text)
 
@@ -185,7 +191,7 @@ def test_a_foreign_file_is_refused(
 
 def test_a_truncated_file_is_refused(here: Path, tokenizer: Tokenizer) -> None:
     out = Path("a.tokens")
-    n = prepare("text.txt", out, tokenizer).tokens
+    n = prepare_tokens("text.txt", out, tokenizer).tokens
     raw = out.read_bytes()
     for shorter in (raw[:-1], raw[: HEAD + 20], raw[:HEAD]):
         out.write_bytes(shorter)
@@ -195,7 +201,7 @@ def test_a_truncated_file_is_refused(here: Path, tokenizer: Tokenizer) -> None:
 
 
 def test_another_vocabulary_is_refused(here: Path, tokenizer: Tokenizer) -> None:
-    prepare("text.txt", Path("a.tokens"), tokenizer)
+    prepare_tokens("text.txt", Path("a.tokens"), tokenizer)
     other = train_bpe(SENTENCE, 280)
     with pytest.raises(UserError, match="tokens of bpe-290, and bpe-280 here is anot"):
         open_tokens(Path("a.tokens"), other)
@@ -221,5 +227,5 @@ def test_what_cannot_be_prepared_is_told(
     Path("empty.txt").touch()
     Path("binary.txt").write_bytes(bytes(range(256)))
     with pytest.raises(UserError, match=sentence):
-        prepare(text, Path(out), tokenizer)
+        prepare_tokens(text, Path(out), tokenizer)
     assert not Path("a.tokens").exists()

@@ -19,7 +19,13 @@ from tinygpt.errors import UserError
 from tinygpt.files import shipped
 from tinygpt.formats.hf_tokenizer import byte_letters
 from tinygpt.text import tokenizer as tk
-from tinygpt.text.bpe import END_OF_TEXT, GPT2_PATTERN, merge_steps, merge_word
+from tinygpt.text.bpe import (
+    END_OF_TEXT,
+    GPT2_PATTERN,
+    KNOWN_PATTERNS,
+    merge_steps,
+    merge_word,
+)
 from tinygpt.text.bpe_training import naive_train_bpe, train_bpe
 from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
 
@@ -28,7 +34,7 @@ OPENAI = ("gpt2", "cl100k_base")
 # Any text, and texts dense in what the patterns treat specially: spaces of all kinds,
 # contractions, digits, ligatures of case (long s), joiners, signs of several bytes.
 texts = st.one_of(
-    st.text(),
+    st.text(st.characters(exclude_categories=("Cn", "Cs"))),  # see to_tiktoken
     st.text(
         " \n\r\t\u00a0\u3000\u200b\u0085\x1c'sStTlLvVrRdDmM\u017f\u212a12\u0663.!-"
     ),
@@ -36,7 +42,7 @@ texts = st.one_of(
         st.sampled_from(["the", "sell", "'s", "'re", "", "\n\n", "12345", "<|", "é漢"])
     ).map(" ".join),
 )
-any_str = st.text(st.characters(exclude_categories=()))  # surrogates too
+any_str = st.text(st.characters(exclude_categories=("Cn",)))  # surrogates too
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +58,11 @@ def handbook_text() -> str:
 @pytest.fixture(scope="module")
 def rust(handbook: Tokenizer) -> tiktoken.Encoding:
     return handbook.to_tiktoken()
+
+
+@pytest.fixture(scope="module")
+def fast(handbook: Tokenizer) -> Callable[[str], list[int]]:
+    return handbook.fast_encoder()
 
 
 def tiny(**changes: object) -> Tokenizer:
@@ -173,6 +184,31 @@ def test_encode_equals_tiktoken(
 
 
 @settings(deadline=None)
+@given(texts | st.text(st.characters(exclude_categories=())))
+def test_the_fast_encoder_gives_the_ids_of_encode(
+    handbook: Tokenizer, fast: Callable[[str], list[int]], text: str
+) -> None:
+    assert fast(text) == handbook.encode(text)
+
+
+@pytest.mark.parametrize("sign", [" ", "\n", "\u3000"])
+def test_two_megabytes_of_white_space(handbook: Tokenizer, sign: str) -> None:
+    text = "sold" + sign * (2_000_000 // len(sign.encode()))
+    ids = handbook.fast_encoder()(text)  # tiktoken would panic
+    assert sum(handbook.byte_lengths[i] for i in ids) == len(text.encode())
+    assert text.encode().endswith(handbook.decode_bytes(ids[-9:]))
+
+
+def test_a_letter_that_only_one_unicode_table_knows() -> None:
+    """U+088F, of Unicode 17: a letter to regex, and not yet to tiktoken."""
+    ours = train_bpe("a\u088f a\u088f a\u088f", 259)  # merges across the two
+    text, in_rust = "a\u088f", ours.to_tiktoken().encode_ordinary
+    assert ours.encode(text) == [256, 257]
+    assert in_rust(text) != ours.encode(text), "say in to_tiktoken that they agree now"
+    assert ours.fast_encoder()(text) == ours.encode(text)
+
+
+@settings(deadline=None)
 @given(any_str)
 def test_surrogates_follow_tiktokens_rule(
     handbook: Tokenizer, rust: tiktoken.Encoding, text: str
@@ -197,6 +233,7 @@ def test_openai_vocabularies_encode_as_in_tiktoken(
     ours, rust = get_tokenizer(name), tiktoken.get_encoding(name)
     assert ours.vocab_size == rust.n_vocab
     assert ours.end_of_text == rust.eot_token
+    assert ours.pattern in KNOWN_PATTERNS
 
     @settings(deadline=None)
     @given(texts)
@@ -258,6 +295,10 @@ def test_special_tokens_are_text_unless_allowed(handbook: Tokenizer) -> None:
 def test_the_longest_special_token_wins() -> None:
     made = train_bpe("", 258, special_tokens=("<|a", "<|a|>"))
     assert made.encode("<|a|><|a", allow_special=True) == [257, 256]
+
+
+def test_a_tokenizer_may_stand_where_a_name_may(handbook: Tokenizer) -> None:
+    assert get_tokenizer(handbook) is handbook
 
 
 def test_no_special_tokens_at_all() -> None:
@@ -419,9 +460,9 @@ def test_a_strange_file_beside_it_is_refused_and_kept(
     beside = tmp_path / "mine.json"
     beside.write_bytes(content.encode("utf-8", "surrogatepass"))
     (tmp_path / "mine.tiktoken").write_bytes(BYTES)
-    with pytest.raises(UserError, match=r"mine\.json should hold"):
+    with pytest.raises(UserError, match=r"mine\.json (should hold|is not|holds)"):
         Tokenizer.load(tmp_path / "mine.tiktoken")
-    with pytest.raises(UserError, match=r"mine\.json should hold"):
+    with pytest.raises(UserError, match=r"mine\.json (should hold|is not|holds)"):
         tiny(name="mine").save(tmp_path / "mine.tiktoken")
     assert beside.read_bytes() == content.encode("utf-8", "surrogatepass")
 
@@ -438,9 +479,9 @@ def test_one_id_for_two_tokens_is_refused() -> None:
 
 
 def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"Cannot read .*none\.tiktoken"):
+    with pytest.raises(UserError, match=r"no file .*none\.tiktoken"):
         get_tokenizer(tmp_path / "none.tiktoken")
-    with pytest.raises(UserError, match="Cannot read"):
+    with pytest.raises(UserError, match="is a folder, not a file"):
         Tokenizer.load(tmp_path)
 
 
@@ -456,14 +497,14 @@ def test_an_interrupted_save_leaves_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", disk_full)
-    with pytest.raises(UserError, match=r"Cannot write .*No space left"):
+    with pytest.raises(UserError, match=r"cannot write .*No space left"):
         train_bpe("other words", 259).save(path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["mine.tiktoken"]
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Cannot write"):
+    with pytest.raises(UserError, match="cannot write"):
         tiny().save(tmp_path / "absent" / "mine.tiktoken")
 
 

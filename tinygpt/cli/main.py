@@ -139,12 +139,12 @@ def run_data(args: Data) -> None:
 
 def run_prepare(args: Prepare) -> None:
     """Write a token file; say what it holds."""
-    from tinygpt.text.token_file import prepare
+    from tinygpt.text.token_file import prepare_tokens
     from tinygpt.text.tokenizer import get_tokenizer
 
     workers = args.workers or os.cpu_count() or 1
     tokenizer = get_tokenizer(args.tokenizer)
-    told = prepare(args.text, args.out, tokenizer, workers, show_progress=True)
+    told = prepare_tokens(args.text, args.out, tokenizer, workers, show_progress=True)
     say(
         f"{args.out}: {told.tokens:,} tokens of {told.tokenizer} as {told.dtype}, "
         f"{told.text_bytes / told.tokens:.2f} bytes per token"

@@ -1,9 +1,10 @@
-"""How byte-pair encoding splits a text: into words, and a word into tokens.
+"""Byte-pair encoding: how a text becomes words, and a word tokens.
 
 BPE as in Sennrich et al. 2016, section 3.2 (https://arxiv.org/abs/1508.07909), on bytes
-as in GPT-2 (Radford et al. 2019, section 2.2): the text is split into words, and each
-word starts as its UTF-8 bytes, of which learned pairs are merged. What it leaves out:
-learning the merges (see `bpe_training`), ids for a whole text (see `tokenizer`).
+as in GPT-2 (Radford et al. 2019, section 2.2): a regular expression splits the text
+into words, and each word starts as its UTF-8 bytes, which learned merges join. What it
+leaves out: learning the merges (see `bpe_training`), ids of a whole text (see
+`tokenizer`).
 """
 
 from collections import Counter
@@ -15,29 +16,106 @@ import regex
 from tinygpt.errors import UserError
 
 # GPT-2's words: contractions, then letters, digits or other signs with at most one
-# space in front. Of several spaces the last goes to the word behind them.
+# space in front. Of several spaces the last belongs to the word after them.
 GPT2_PATTERN = (
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 )
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CONTRACTED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+# Patterns known to run in linear time and to match every character: ours, and those of
+# gpt2, cl100k_base and o200k_base as tiktoken writes them.
+KNOWN_PATTERNS = (
+    GPT2_PATTERN,
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
+    r"|\s++$|\s+(?!\S)|\s",
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
+    r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTED}"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTED}|\p{{N}}{{1,3}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+_LONGEST_PATTERN = 2000  # characters; o200k_base's has 274
 END_OF_TEXT = "<|endoftext|>"
 
 Pair = tuple[int, int]
 Word = tuple[int, ...]
 
 
+# --- Words ------------------------------------------------------------------------
+
+
+def compile_pattern(pattern: str) -> regex.Pattern[str]:
+    """The compiled pattern.
+
+    Raises:
+        UserError: it is no regular expression, is too long, or has capturing groups.
+    """
+    if len(pattern) > _LONGEST_PATTERN:
+        raise UserError(
+            f"The pattern {pattern[:40]!r}... has {len(pattern):,} characters: use one "
+            f"of at most {_LONGEST_PATTERN:,}."
+        )
+    try:
+        compiled = regex.compile(pattern)
+    except (regex.error, ValueError, OverflowError, RecursionError) as error:
+        raise UserError(f"Cannot use the pattern {pattern!r}: {error}.") from error
+    if compiled.groups:  # findall would return the groups in place of the words
+        raise UserError(f"Write the groups in the pattern {pattern!r} as (?:...).")
+    return compiled
+
+
+def split_words(text: str, compiled: regex.Pattern[str]) -> list[str]:
+    """The words of a text, in order; joined they are the text.
+
+    A pattern from outside may need time exponential in the length of the text: one that
+    is not among `KNOWN_PATTERNS` gets half a second and 2 microseconds per character.
+
+    Raises:
+        UserError: the pattern takes longer, or does not match every character.
+
+    >>> split_words("It's 2 words", compile_pattern(GPT2_PATTERN))
+    ['It', "'s", ' 2', ' words']
+    """
+    if compiled.pattern in KNOWN_PATTERNS:
+        return compiled.findall(text)
+    try:
+        words = compiled.findall(text, timeout=0.5 + 2e-6 * len(text))
+    except (TimeoutError, MemoryError) as error:
+        raise UserError(
+            f"The pattern {compiled.pattern!r} takes too long to split a text of "
+            f"{len(text):,} characters: use a simpler one."
+        ) from error
+    if sum(map(len, words)) != len(text):
+        raise UserError(
+            f"The pattern {compiled.pattern!r} leaves out part of the text: it must "
+            "match every character."
+        )
+    return words
+
+
+def without_surrogates(text: str) -> str:
+    """The text without surrogates, by tiktoken's rule (`Encoding.encode_ordinary`)."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
 # --- Training ---------------------------------------------------------------------
 
 
 def count_words(text: str, pattern: str = GPT2_PATTERN) -> Counter[Word]:
-    """How often each word of the text occurs, the word as its bytes.
+    """How often each word occurs in the text, the word as its bytes.
 
-    Raises UserError for a `pattern` that is no regular expression.
+    Raises:
+        UserError: the pattern cannot be used (see `compile_pattern`, `split_words`).
 
     >>> count_words("hi hi hi")
     Counter({(32, 104, 105): 2, (104, 105): 1})
     """
-    words = Counter(compile_pattern(pattern).findall(without_surrogates(text)))
-    return Counter({tuple(word.encode("utf-8")): n for word, n in words.items()})
+    words = split_words(without_surrogates(text), compile_pattern(pattern))
+    return Counter({tuple(w.encode("utf-8")): n for w, n in Counter(words).items()})
 
 
 def merge_pair(word: Word, pair: Pair, new_id: int) -> Word:
@@ -58,10 +136,10 @@ def merge_pair(word: Word, pair: Pair, new_id: int) -> Word:
 
 
 def merge_steps(word: bytes, ranks: dict[bytes, int]) -> list[list[bytes]]:
-    """All states of a word on its way from bytes to tokens, one merge at a time.
+    """Every state of a word on its way from bytes to tokens, one merge at a time.
 
-    Each step merges the pair of neighbours that was learned first (the lowest rank),
-    the leftmost of several. Quadratic in the length of the word.
+    Each step merges the adjacent pair that was learned first (the lowest rank), the
+    leftmost if it occurs more than once. Quadratic in the length of the word.
 
     >>> merge_steps(b"hi", {b"h": 104, b"i": 105, b"hi": 256})
     [[b'h', b'i'], [b'hi']]
@@ -78,15 +156,15 @@ def merge_steps(word: bytes, ranks: dict[bytes, int]) -> list[list[bytes]]:
 
 
 def merge_word(word: bytes, ranks: dict[bytes, int], below: int) -> list[bytes]:
-    """The last state of `merge_steps`, with merges of a rank under `below` only.
+    """The last state of `merge_steps`, using only merges of a rank below `below`.
 
-    A heap and a linked list keep a word of n bytes at O(n log n): a text without a
-    space, or in bad faith, is one long word.
+    A heap and a linked list make this O(n log n) in the length of the word: a text
+    without a space is a single long word.
     """
     n = len(word)
-    end = list(range(1, n + 1))  # the part that begins at i ends at end[i]; 0: gone
-    left = list(range(-1, n))  # where the part left of the one at i begins
-    fresh = list(range(n))  # the parts whose pair with the right neighbour is new
+    end = list(range(1, n + 1))  # the part that begins at i ends at end[i]; 0: merged
+    left = list(range(-1, n))  # where the part to the left of the one at i begins
+    fresh = list(range(n))  # parts whose pair with the right neighbour is not in heap
     heap: list[tuple[int, int, int]] = []  # pairs: rank, begin, end
     while fresh or heap:
         if fresh:
@@ -99,27 +177,7 @@ def merge_word(word: bytes, ranks: dict[bytes, int], below: int) -> list[bytes]:
         _, i, stop = heappop(heap)
         middle = end[i]
         if middle in (0, n) or end[middle] != stop:
-            continue  # one of the two has been merged with another in the meantime
+            continue  # one of the two has been merged with another part since
         end[i], end[middle], left[stop] = stop, 0, i
         fresh = [i, left[i]]
     return [word[i:stop] for i, stop in enumerate(end) if stop]
-
-
-def compile_pattern(pattern: str) -> regex.Pattern[str]:
-    """The compiled pattern; raises UserError if it is no pattern, or has groups."""
-    try:
-        compiled = regex.compile(pattern)
-    except regex.error as error:
-        raise UserError(f"Cannot use the pattern {pattern!r}: {error}.") from error
-    if compiled.groups:  # findall would return the groups in place of the words
-        raise UserError(f"Write the groups in the pattern {pattern!r} as (?:...).")
-    return compiled
-
-
-def without_surrogates(text: str) -> str:
-    """The text without surrogates, by tiktoken's rule (`Encoding.encode_ordinary`)."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

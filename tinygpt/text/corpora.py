@@ -1,23 +1,23 @@
-"""Texts by name, file, folder or glob: found, fetched and read.
+"""Texts by name, file, folder or glob: found, downloaded and read.
 
-Two texts ship with the course, two are downloaded on first use and verified; any
-UTF-8 text file, folder or glob will do as well. Loads no torch, so that processes which
-only cut texts into tokens stay small. What it leaves out: everything after the text
-(see `tokenizer` and `dataset`).
+Two texts ship with the course, two are downloaded on first use and verified; any UTF-8
+text file, folder or glob will do as well. Does not import torch, so that processes that
+only encode texts stay small. What it leaves out: everything after the text (see
+`tokenizer` and `dataset`).
 """
 
 import json
+import os
 from dataclasses import dataclass
-from glob import glob, has_magic
+from glob import has_magic
 from os.path import expanduser
 from pathlib import Path
 
-from tqdm import tqdm
-
 from tinygpt.errors import UserError
-from tinygpt.files import shipped
+from tinygpt.files import shipped, why
+from tinygpt.text.downloads import download
 
-Chat = list[dict[str, str]]  # messages, each with "role" and "content"
+Conversation = list[dict[str, str]]  # messages, each with "role" and "content"
 
 TEXT_SUFFIXES = {".txt", ".md", ".jsonl"}
 
@@ -79,70 +79,19 @@ CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in _ALL}
 def fetch(corpus: Corpus, timeout: float = 20.0, retries: int = 2) -> Path:
     """Path of a downloadable corpus in the user's cache, downloaded if need be.
 
-    The cache is `pooch.os_cache("tinygpt")`, or the folder that the environment
-    variable TINYGPT_CACHE names. A file that lies there already, put by hand or by an
-    earlier run, is used if its sha256 is right and replaced otherwise. pooch writes to
-    a temporary file, verifies it and renames it, so that nothing half-written stays;
-    it waits 1 s before the first retry, 2 s before the second. `timeout` is the longest
-    silence of the server in seconds. Raises `UserError` with the reason and what to do.
+    Raises:
+        UserError: the download failed (see `downloads.download`).
     """
-    # Loaded here: few need them, and pooch's tqdm.auto warns in notebooks.
-    import pooch
-    import requests
-
     assert corpus.url is not None, f"{corpus.name} ships with the course"
-    url, size = corpus.url, corpus.bytes
-
-    def download(url: str, part: str, _: object) -> None:
-        with (
-            requests.get(url, stream=True, timeout=timeout) as response,
-            Path(part).open("wb") as file,
-            tqdm(total=size, unit="B", unit_scale=True, desc=corpus.name) as bar,
-        ):
-            response.raise_for_status()
-            for chunk in response.iter_content(chunk_size=2**14):
-                bar.update(file.write(chunk))
-                if file.tell() > size:  # not our file: no need to see its end
-                    break
-
-    cache = pooch.create(
-        path=pooch.os_cache("tinygpt"),
-        base_url="",
-        registry={corpus.filename: corpus.sha256},
-        urls={corpus.filename: url},
-        env="TINYGPT_CACHE",
-        retry_if_failed=retries,
+    return download(
+        corpus.url,
+        corpus.filename,
+        size=corpus.bytes,
+        sha256=corpus.sha256,
+        name=corpus.name,
+        timeout=timeout,
+        retries=retries,
     )
-    path = cache.abspath / corpus.filename
-    try:
-        return Path(cache.fetch(corpus.filename, downloader=download))
-    except (OSError, ValueError) as error:
-        reason = _why(error, corpus, timeout)
-        if path.exists():
-            reason += "; the file that is there has another sha256"
-        raise UserError(
-            f"{corpus.name} could not be downloaded from {url} ({reason}): try again, "
-            f"put the file by hand at {path}, or use --data handbook, which needs "
-            "no network."
-        ) from error
-
-
-def _why(error: OSError | ValueError, corpus: Corpus, timeout: float) -> str:
-    """The reason of a failed download in a learner's words."""
-    import requests
-
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"the server answered {error.response.status_code}"
-    # A stall in the middle of the body comes as a ConnectionError, not as a Timeout.
-    if isinstance(error, requests.Timeout) or "timed out" in str(error):
-        return f"the server was silent for {timeout:g} s"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "the connection broke off half-way"
-    if isinstance(error, requests.RequestException):
-        return f"no connection to the server, {type(error).__name__}"
-    if isinstance(error, ValueError):  # pooch's word for a wrong checksum
-        return f"what came is not {corpus.bytes:,} bytes with sha256 {corpus.sha256}"
-    return f"{error}; TINYGPT_CACHE names another folder"
 
 
 def load_text(name_or_path: str) -> str:
@@ -153,62 +102,113 @@ def load_text(name_or_path: str) -> str:
     `messages` becomes plain text, a message per line, a blank line between chats:
     "User: Can I pay later?\nAssistant: Yes, within 30 days.\n".
 
-    Raises `UserError` for an unknown name, a missing, unreadable, empty or binary file.
+    Raises:
+        UserError: the name is unknown, or a file is missing, unreadable, empty or
+            binary.
     """
-    try:
-        text = "\n".join(read(path) for path in find(name_or_path))
-    except OSError as error:
-        raise UserError(f"Cannot read the text ({error}): check its path.") from error
+    text = "\n".join(read(path) for path in find(name_or_path))
     if not text.strip():
         raise UserError(f"{name_or_path} is empty: give a file with text in it.")
     return text
 
 
 def find(name: str) -> list[Path]:
-    """The files behind a corpus's name, a path, a folder or a glob, sorted.
+    """The files that a corpus's name, a path, a folder or a glob stands for, sorted.
 
     Raises:
-        UserError: there is none, or a corpus cannot be downloaded (see `fetch`).
+        UserError: there is none, a folder cannot be read, or a corpus cannot be
+            downloaded (see `fetch`).
     """
     if corpus := CORPORA.get(name):
         return [fetch(corpus) if corpus.url else shipped(corpus.filename)]
-    # Unlike pathlib's own, expanduser and glob take whatever a reader may type.
-    path = Path(expanduser(name))  # noqa: PTH111
-    if path.is_file():
-        return [path]
-    if name and path.is_dir():
-        found = [p for p in path.rglob("*") if p.suffix.lower() in TEXT_SUFFIXES]
-    elif has_magic(name):
-        found = [Path(p) for p in glob(str(path), recursive=True)]  # noqa: PTH207
-    else:
-        raise UserError(
-            f"There is no corpus, file or folder named {name!r}: give a path or one of "
-            f"{', '.join(CORPORA)}."
-        )
-    files = sorted(p for p in found if p.is_file())
+    path = Path(expanduser(name))  # noqa: PTH111 - Path.expanduser raises RuntimeError
+    try:
+        files = sorted(p for p in _candidates(name, path) if p.is_file())
+    except OSError as error:
+        raise _unreadable(path, error) from error
     if not files:
         kinds = "text files (.txt, .md, .jsonl)" if path.is_dir() else "matching files"
         raise UserError(f"{name} holds no {kinds}: check the path.")
     return files
 
 
+def _candidates(name: str, path: Path) -> list[Path]:
+    """Files, and perhaps folders, that may be meant."""
+    if path.is_file():
+        return [path]
+    if name and path.is_dir():
+        return [p for p in _walk(path) if p.suffix.lower() in TEXT_SUFFIXES]
+    if has_magic(name):
+        return _glob(path)
+    if name and "\0" not in name and os.path.lexists(path):
+        path.stat()  # raises if it is a loop of links, or a link to nothing
+        raise UserError(f"{name} is neither a file nor a folder: give another path.")
+    raise UserError(
+        f"There is no corpus, file or folder named {name!r}: give a path or one of "
+        f"{', '.join(CORPORA)}."
+    )
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _walk(folder: Path) -> list[Path]:
+    """All files below a folder. Path.rglob would skip folders that cannot be read."""
+    return [
+        Path(above) / name
+        for above, _, names in os.walk(folder, onerror=_raise)
+        for name in names
+    ]
+
+
+def _glob(path: Path) -> list[Path]:
+    """What matches a pattern, hidden files left out unless the pattern names them.
+
+    pathlib's glob does not follow links to folders, which may lead in a circle.
+    """
+    fixed = Path(path.anchor)
+    parts = list(path.relative_to(fixed).parts)
+    while parts and not has_magic(parts[0]):
+        fixed /= parts.pop(0)
+    if parts[-1:] == ["**"]:
+        parts.append("*")  # before Python 3.13 pathlib's "**" matches folders only
+    if fixed.is_dir():
+        os.listdir(fixed)  # noqa: PTH208 - raises, where glob finds nothing
+    hidden = any(part.startswith(".") for part in parts)
+    try:
+        found = list(fixed.glob("/".join(parts)))
+    except ValueError as error:
+        raise UserError(f"{path} is not a pattern for files ({error}).") from error
+    return [
+        p
+        for p in found
+        if hidden
+        or not any(part.startswith(".") for part in p.relative_to(fixed).parts)
+    ]
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    at = str(error.filename or path)
+    return UserError(f"cannot read {at[:300]!r} ({why(error)}): check the path")
+
+
 def holds_chats(name: str) -> bool:
-    """Whether a corpus's name or a path means conversations, not a running text."""
+    """Whether a corpus's name or a path means conversations, not running text."""
     corpus = CORPORA.get(name)
     return (corpus.filename if corpus else name).endswith(".jsonl")
 
 
-def load_chats(name_or_path: str) -> list[Chat]:
-    """The conversations of a corpus by name or of a .jsonl file, in order.
+def load_chats(name_or_path: str) -> list[Conversation]:
+    """The conversations of a corpus by name or of .jsonl files, in order.
 
     Each line is one object {"messages": [{"role": "user", "content": "Hello"}, ...]}.
-    Raises `UserError` for a missing or empty file and for a line that is no chat.
+
+    Raises:
+        UserError: a file is missing, unreadable or empty, or a line is not a chat.
     """
-    try:
-        paths = find(name_or_path)
-        chats = [chat for path in paths for chat in _parse_chats(_decode(path), path)]
-    except OSError as error:
-        raise UserError(f"Cannot read the chats ({error}): check the path.") from error
+    paths = find(name_or_path)
+    chats = [chat for path in paths for chat in _parse_chats(_decode(path), path)]
     if not chats:
         raise UserError(f"{name_or_path} is empty: give a file with chats in it.")
     return chats
@@ -218,11 +218,11 @@ def read(path: Path, begin: int = 0, end: int | None = None) -> str:
     """The text of one file, or of a part of it, from byte `begin` to before `end`.
 
     Chats become a message per line with a blank line between them; a part of them must
-    begin and end where a line does, and what follows must hold a chat.
+    begin and end where a line does, and what follows must contain a chat.
 
     Raises:
-        OSError: the file cannot be read.
-        UserError: it is not UTF-8 text, or a line of a .jsonl file is no chat.
+        UserError: the file cannot be read, is not UTF-8 text, or a line of a .jsonl
+            file is not a chat.
     """
     text = _decode(path, begin, end)
     if path.suffix.lower() != ".jsonl":
@@ -236,9 +236,12 @@ def read(path: Path, begin: int = 0, end: int | None = None) -> str:
 
 def _decode(path: Path, begin: int = 0, end: int | None = None) -> str:
     """The text of one file, without a byte-order mark, line ends as they are."""
-    with path.open("rb") as file:
-        file.seek(begin)
-        raw = file.read() if end is None else file.read(end - begin)
+    try:
+        with path.open("rb") as file:
+            file.seek(begin)
+            raw = file.read() if end is None else file.read(end - begin)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     try:
         text = raw.decode("utf-8")
         at = raw.find(b"\0")
@@ -252,14 +255,14 @@ def _decode(path: Path, begin: int = 0, end: int | None = None) -> str:
     return text if begin else text.removeprefix("\ufeff")
 
 
-def _parse_chats(jsonl: str, path: Path, begin: int = 0) -> list[Chat]:
+def _parse_chats(jsonl: str, path: Path, begin: int = 0) -> list[Conversation]:
     """Chats, one JSON object with `messages` per line; white space is folded.
 
     `begin` is where in the file `jsonl` begins, for the complaint about a bad line.
     """
-    chats: list[Chat] = []
+    chats: list[Conversation] = []
     after = f" after byte {begin}" if begin else ""
-    # Not splitlines(): U+2028 and its like may stand unescaped in a JSON string.
+    # Not splitlines(): JSON strings may contain U+2028 and the like unescaped.
     for number, line in enumerate(jsonl.split("\n"), start=1):
         if not line.strip():
             continue
@@ -268,9 +271,15 @@ def _parse_chats(jsonl: str, path: Path, begin: int = 0) -> list[Chat]:
                 {"role": said["role"], "content": " ".join(said["content"].split())}
                 for said in json.loads(line)["messages"]
             ]
-            # An escaped lone surrogate is not text, a role that is no word is no role.
+            # Raises for an escaped lone surrogate, and for a role that is not a string.
             "".join(said["role"] + said["content"] for said in chat).encode("utf-8")
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise UserError(
                 f"{path} line {number}{after} is not a chat like "
                 '{"messages": [{"role": "user", "content": "Hello"}]}: mend the line '

@@ -1,7 +1,7 @@
 """From token ids to batches: the split, the windows.
 
-What it leaves out: finding and reading texts (see `texts`), turning them into ids (the
-tokenizer's work) and moving batches to a device (the trainer's).
+What it leaves out: finding and reading texts (see `corpora`), encoding them (see
+`tokenizer`) and moving batches to a device (the trainer's job).
 """
 
 import mmap
@@ -13,22 +13,6 @@ from jaxtyping import Int, Integer
 from torch import Tensor
 
 from tinygpt.errors import UserError
-from tinygpt.files import shipped
-from tinygpt.text.corpora import CORPORA, Chat, Corpus, fetch, load_chats, load_text
-
-__all__ = [  # the texts, too: a chapter finds what it reads in one place
-    "CORPORA",
-    "Batches",
-    "Chat",
-    "Corpus",
-    "fetch",
-    "load_chats",
-    "load_text",
-    "shipped",
-    "split_at",
-    "split_tokens",
-    "whole_split",
-]
 
 MADV_DONTNEED: int | None = getattr(mmap, "MADV_DONTNEED", None)  # not on Windows
 
@@ -36,7 +20,8 @@ MADV_DONTNEED: int | None = getattr(mmap, "MADV_DONTNEED", None)  # not on Windo
 Tokens = Int[Tensor, " N"] | Integer[np.ndarray, " N"]
 Batch = tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]
 
-# Enough to tell two models apart; a tenth of a gigabyte would take longer than a run.
+# Enough to tell two models apart; evaluating a tenth of a gigabyte would take longer
+# than training.
 MOST_VALIDATION = 1_000_000
 
 
@@ -44,7 +29,10 @@ def split_at(n: int, context_length: int, train_fraction: float = 0.9) -> int:
     """How many of `n` ids, the first ones, to train on; the rest validate.
 
     `int(train_fraction * n)`, but at most a million ids validate: of 50 ids, 45 train.
-    Raises `UserError` when a part is shorter than one window, context_length + 1 ids.
+
+    Raises:
+        UserError: a part is shorter than one window, context_length + 1 ids, or the
+            fraction is not between 0 and 1.
     """
     if not 0 < train_fraction < 1:
         raise UserError(f"train_fraction is {train_fraction}: give one in (0, 1).")
@@ -63,17 +51,34 @@ def split_at(n: int, context_length: int, train_fraction: float = 0.9) -> int:
 def split_tokens(
     ids: Sequence[int] | Tokens, context_length: int, train_fraction: float = 0.9
 ) -> tuple[Int[Tensor, " N_train"], Int[Tensor, " N_val"]]:
-    """The ids to train on and those to validate; raises what `split_at` raises."""
+    """The ids to train on and those to validate on, as int64.
+
+    Raises:
+        UserError: see `split_at`.
+    """
     tokens = torch.from_numpy(np.asarray(ids).astype(np.int64))
     cut = split_at(len(tokens), context_length, train_fraction)
     return tokens[:cut], tokens[cut:]
 
 
-FORGET_AFTER = 1000  # windows
+def epoch_random(seed: int, epoch: int) -> np.random.Generator:
+    """The random numbers of one epoch, a pure function of seed and epoch."""
+    return np.random.default_rng([seed, epoch])
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> Integer[np.ndarray, " n"]:
+    """The order in which an epoch takes `n` examples: a permutation of 0 to n - 1.
+
+    A pure function of its arguments, the same on every machine.
+    """
+    return epoch_random(seed, epoch).permutation(n)
+
+
+RELEASE_AFTER = 1000  # windows
 
 
 def _map_of(tokens: Tokens) -> mmap.mmap | None:
-    """The map of a file that an array looks into."""
+    """The memory-mapped file behind an array, or None."""
     base: object = tokens
     while isinstance(base, np.ndarray):
         base = base.base
@@ -84,14 +89,17 @@ class Batches:
     """Windows drawn without replacement; the batch is a pure function of seed and step.
 
     An epoch is one permutation of `n_windows` windows, `context_length` apart, all
-    shifted by the same random offset, so that the cuts fall elsewhere in every epoch.
-    Nothing but the step need be stored to go on where a run stopped. With several
-    ranks each takes its slice of the global batch: two ranks with batch B see together
-    what one rank with 2B sees.
+    shifted by the same random offset, so that the boundaries differ in every epoch.
+    To resume a run only its step need be stored. With several ranks each takes its
+    slice of the global batch: two ranks with batch size B see together what one rank
+    with 2B sees.
 
-    `tokens` may be a memory-mapped array: only the windows taken are read, and what was
-    read is given back after a while, so that memory does not grow with the file.
-    Raises `UserError` for fewer than context_length + 1 tokens and sizes out of range.
+    `tokens` may be a memory-mapped array: only the windows taken are read, and their
+    pages are released after a while, so that memory does not grow with the file.
+
+    Raises:
+        UserError: there are fewer than context_length + 1 tokens, or a size is out of
+            range.
     """
 
     def __init__(
@@ -111,7 +119,7 @@ class Batches:
         self.context_length = context_length
         self.batch_size = batch_size
         self.seed = seed
-        # One window fewer than fit at offset 0 leaves room to shift the others.
+        # One window fewer than fits at offset 0 leaves room to shift the others.
         self.n_windows = max(1, len(tokens) // context_length - 1)
         self._epoch, self._starts = -1, np.empty(0, dtype=np.int64)
         self._map, self._taken = _map_of(tokens), 0
@@ -121,10 +129,10 @@ class Batches:
         return step * self.batch_size * world_size // self.n_windows
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """Inputs and targets (B, T) of `step`; the targets are the inputs' next ids.
+        """Inputs and targets [B, T] of `step`; each target is the id after its input.
 
         Window i of step s is number p = s * batch_size * world_size + i of an endless
-        series: window `permutation[p % n_windows]` of epoch `p // n_windows`.
+        series: window `order[p % n_windows]` of epoch `p // n_windows`.
         """
         first = (step * world_size + rank) * self.batch_size
         series = np.arange(first, first + self.batch_size)
@@ -136,19 +144,19 @@ class Batches:
         index = np.concatenate(starts)[:, None] + np.arange(self.context_length + 1)
         windows = torch.from_numpy(self.tokens[index].astype(np.int64, copy=False))
         self._taken += self.batch_size
-        if self._map and MADV_DONTNEED and self._taken >= FORGET_AFTER:
-            self._map.madvise(MADV_DONTNEED)  # a window brings 64 KB with it on Linux
+        if self._map and MADV_DONTNEED and self._taken >= RELEASE_AFTER:
+            self._map.madvise(MADV_DONTNEED)  # a window maps 64 KB on Linux
             self._taken = 0
         return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 
     def _epoch_starts(self, epoch: int) -> np.ndarray:
-        """Where the windows of an epoch begin, in the epoch's order (n_windows,)."""
+        """Where the windows of an epoch begin, in the epoch's order [n_windows]."""
         if epoch != self._epoch:
-            random = np.random.default_rng([self.seed, epoch])
+            random = epoch_random(self.seed, epoch)  # the order, then the offset
             starts = random.permutation(self.n_windows)
             # The last target, at offset + n_windows * context_length, must exist.
             room = len(self.tokens) - self.n_windows * self.context_length
-            starts *= self.context_length  # in place: a big text has many
+            starts *= self.context_length  # in place: a large text has many
             starts += random.integers(min(self.context_length, room))
             self._epoch, self._starts = epoch, starts
         return self._starts
@@ -159,9 +167,9 @@ def whole_split(
 ) -> Iterator[Batch]:
     """All of a split for evaluation, in order: every id but the first is a target once.
 
-    Yields (x, y) of shape (B, T) with B = batch_size windows, the last batch maybe
-    fewer; what is left over comes as a batch of its own, one shorter window. Of 12 ids
-    with context_length 4: targets 1-4 and 5-8, then 9-11.
+    Yields inputs and targets [B, T] with B = batch_size windows, fewer in the last
+    batch; what remains is a batch of its own, one shorter window. Of 12 ids with
+    context_length 4: targets 1-4 and 5-8, then 9-11.
     """
     ids = np.asarray(tokens)
     full = (len(ids) - 1) // context_length * context_length

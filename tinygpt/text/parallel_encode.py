@@ -1,20 +1,21 @@
-"""A text of any size cut into tokens by several processes, piece by piece.
+"""A text of any size encoded by several processes, piece by piece.
 
-The pieces' ids, one after the other, are exactly the ids that `Tokenizer.encode` gives
-for the whole text; memory does not grow with the text. Loads no torch, to keep the
-processes small. What it leaves out: where the ids go (see `token_file`).
+The ids of the pieces, concatenated, are exactly those that `Tokenizer.encode` gives for
+the whole text; memory does not grow with the text. Does not import torch, to keep the
+workers small. What it leaves out: where the ids are stored (see `token_file`).
 """
 
+import os
 import re
 import signal
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
-from itertools import cycle
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import Thread
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,31 +23,31 @@ from tinygpt.errors import UserError
 from tinygpt.text.corpora import read
 from tinygpt.text.tokenizer import Tokenizer
 
-PIECE = 1 << 20  # bytes of text that a process cuts at a time
+PIECE = 1 << 20  # bytes of text that a worker encodes at a time
 
 # --- Pieces of the text ------------------------------------------------------------
 
-# After a line end no known pattern goes on with a word of the line before, unless the
-# new line starts with white space (also beyond ASCII: U+00A0, U+3000, ...) or a slash.
+# No known pattern continues a word past a line end, unless the next line starts with
+# white space (also beyond ASCII: U+00A0, U+3000, ...) or a slash.
 _START = rb"(?:[!-.0-~\xc3-\xdf\xe4-\xf4]|\xe3[\x81-\xbf])"
 _LINE = re.compile(rb"\n(?=" + _START + rb")")
 _MARK = rb"\xef\xbb\xbf"  # a byte-order mark, dropped at the start of a file
 _FIRST = re.compile(rb"(?:" + _MARK + rb"|(?!" + _MARK + rb"))" + _START)
-# Where lines have no end: a space between a letter or digit and a letter.
+# In a text without line ends: a space between a letter or digit and a letter.
 _SPACE = re.compile(rb"(?<=[A-Za-z0-9])(?= [A-Za-z])")
 _WINDOW = 1 << 16
 
 
 class Piece(NamedTuple):
-    """Some of the text, which can be cut into tokens by itself."""
+    """A part of the text that can be encoded by itself."""
 
     parts: list[tuple[Path, int, int | None]]
     """File, first byte, and the byte after the last; None is the end of the file."""
     joint: str
     """What stands between the last part and the next file."""
     context: str
-    """How the text goes on: white space is cut otherwise before a word than at the end
-    of a text. Its tokens are dropped again."""
+    """How the text continues: white space before a word is split differently from white
+    space at the end of a text. Its ids are dropped again."""
     reached: tuple[int, int]
     """File and byte that come next."""
     size: int
@@ -56,7 +57,10 @@ class Piece(NamedTuple):
 def pieces(files: list[Path], index: int = 0, begin: int = 0) -> Iterator[Piece]:
     """The texts joined by newlines, as `load_text` joins them.
 
-    From byte `begin` of file `index` onwards, which an earlier piece has `reached`.
+    Starts at byte `begin` of file `index`, which an earlier piece has `reached`.
+
+    Raises:
+        OSError: a file cannot be opened.
     """
     parts: list[tuple[Path, int, int | None]] = []
     held = 0  # bytes of `parts`
@@ -77,7 +81,7 @@ def pieces(files: list[Path], index: int = 0, begin: int = 0) -> Iterator[Piece]
 
 
 def _cut(path: Path, at: int, size: int) -> tuple[int, str] | None:
-    """The first place from `at` on where the text can be cut, and its context."""
+    """The first place from byte `at` on where the text can be cut, and its context."""
     if at >= size:
         return None
     is_text = path.suffix.lower() != ".jsonl"  # there, a line is a chat
@@ -89,7 +93,7 @@ def _cut(path: Path, at: int, size: int) -> tuple[int, str] | None:
                 return at + found.end(), "x"
             if is_text and (found := _SPACE.search(window)):
                 return at + found.end(), " x"
-            at += max(1, len(window) - 4)  # what is searched for has up to 4 bytes
+            at += max(1, len(window) - 4)  # a match has up to 4 bytes
     return None
 
 
@@ -98,8 +102,12 @@ def _first_bytes(path: Path) -> bytes:
         return file.read(8)
 
 
-def insist_on_lines(tokenizer: Tokenizer) -> None:
-    """Raise a UserError if the tokenizer's words reach over the places of `pieces`."""
+def require_splittable(tokenizer: Tokenizer) -> None:
+    """Check that no word of the tokenizer crosses a place where `pieces` cuts.
+
+    Raises:
+        UserError: one does.
+    """
     befores = ("a", "A1", "it's", "?!", " ", "\t ", "\r", "\n \n", "\u3000", "\u6f22.")
     afters = ("a", "Abc", "12", "'s", "-", "\u00e9", "\u6f22", "\u301c", "\U0001f600")
     places = [(before + "\n", "x", after) for before in befores for after in afters]
@@ -109,107 +117,88 @@ def insist_on_lines(tokenizer: Tokenizer) -> None:
         ids = encode(before + context)[: -len(encode(context))]
         if ids + encode(after) != encode(before + after):
             raise UserError(
-                f"the pattern of the tokenizer {tokenizer.name} makes words that cross "
-                "lines, so a text cannot be cut up for it: train on the text itself"
+                f"The pattern of the tokenizer {tokenizer.name!r} makes words that "
+                "cross lines, so a text cannot be encoded piece by piece: train on the "
+                "text itself."
             )
 
 
-# --- Cutting them into tokens ------------------------------------------------------
+# --- Encoding ----------------------------------------------------------------------
 
-# tiktoken's stack overflows in white space from some 10^6 characters on; ours does not.
-# A run of twice this length holds a whole block of it.
-_BLOCK = 50_000
+Encoded = tuple[bytes, int, int]  # the ids as bytes, their number, bytes of the text
 
 
 class _Encoder:
-    """Piece -> its ids as bytes, their number, the bytes of its text."""
+    """Encodes a piece."""
 
     def __init__(self, tokenizer: Tokenizer, dtype: str) -> None:
-        self.slow, self.fast = tokenizer.encode, tokenizer.to_tiktoken().encode_ordinary
+        self.encode = tokenizer.fast_encoder()
         self.dtype = np.dtype(dtype).newbyteorder("<")
 
-    def __call__(self, piece: Piece) -> tuple[bytes, int, int]:
-        try:
-            text = "\n".join(read(*part) for part in piece.parts) + piece.joint
-        except OSError as error:
-            raise UserError(
-                f"cannot read the text ({error}): check its path"
-            ) from error
-        blocks = (text[i : i + _BLOCK] for i in range(0, len(text), _BLOCK))
-        encode = self.slow if any(map(str.isspace, blocks)) else self.fast
-        ids = encode(text + piece.context)
-        n = len(ids) - len(encode(piece.context))
+    def __call__(self, piece: Piece) -> Encoded:
+        text = "\n".join(read(*part) for part in piece.parts) + piece.joint
+        ids = self.encode(text + piece.context)
+        n = len(ids) - len(self.encode(piece.context))
         return np.array(ids[:n], self.dtype).tobytes(), n, len(text.encode())
 
 
-def _work(calls: Connection, encoder: tuple[Tokenizer, str]) -> None:
-    """A process of its own: answer every piece, until the caller is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller gets it, too, and ends us
-    encode = _Encoder(*encoder)
-    while True:
-        try:
-            piece = calls.recv()
-        except EOFError:
-            return
-        try:
-            calls.send(encode(piece))
-        except UserError as error:
-            calls.send(error)
+_encoder: _Encoder  # a worker's own: set up once, not sent along with every piece
 
 
-@contextmanager
-def _processes(encoder: tuple[Tokenizer, str], n: int) -> Iterator[list[Connection]]:
-    """Lines to `n` processes; they end when the lines are closed, or we are killed."""
-    context = get_context("spawn")  # fork would copy the locks of our threads
-    with ExitStack() as stack:
-        lines = []
-        for _ in range(n):
-            ours, theirs = context.Pipe()
-            worker = context.Process(target=_work, args=(theirs, encoder), daemon=True)
-            worker.start()
-            theirs.close()
-            stack.callback(worker.join)
-            lines.append(ours)
-        for line in lines:  # closed before the first join: callbacks run backwards
-            stack.callback(line.close)
-        yield lines
+def _start_worker(tokenizer: Tokenizer, dtype: str) -> None:
+    global _encoder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, too
+    Thread(target=_exit_with_parent, daemon=True).start()
+    _encoder = _Encoder(tokenizer, dtype)
 
 
-def encoded(
-    todo: Iterator[Piece], encoder: tuple[Tokenizer, str], workers: int
-) -> Generator[tuple[Piece, tuple[bytes, int, int]], None, None]:
+def _exit_with_parent() -> None:
+    """End the worker if the parent is killed: the executor would leave it waiting."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _encode(piece: Piece) -> Encoded:
+    return _encoder(piece)
+
+
+def encode_pieces(
+    todo: Iterator[Piece], tokenizer: Tokenizer, dtype: str, workers: int
+) -> Generator[tuple[Piece, Encoded], None, None]:
     """Every piece in order, with its ids as bytes, their number, its bytes of text.
 
-    `encoder` is the tokenizer and the ids' type, such as "uint16"; at most two pieces
-    wait per process.
+    `dtype` is the ids' type, such as "uint16". At most two pieces per worker are in
+    flight, so memory does not grow with the text; closing the generator ends the
+    workers after the pieces they are at.
 
     Raises:
-        UserError: the text cannot be read, or a process has ended.
+        UserError: the text cannot be read, or a worker has died.
     """
     if workers == 1:
-        encode = _Encoder(*encoder)
+        encode = _Encoder(tokenizer, dtype)
         yield from ((piece, encode(piece)) for piece in todo)
         return
-    with _processes(encoder, workers) as lines:
-        waiting: deque[tuple[Connection, Piece]] = deque()
-        try:
-            for line, piece in zip(cycle(lines), todo):
-                line.send(piece)
-                waiting.append((line, piece))
-                if len(waiting) == 2 * workers:
-                    line, piece = waiting.popleft()
-                    yield piece, _answer(line)
-            for line, piece in waiting:
-                yield piece, _answer(line)
-        except (EOFError, ConnectionError) as error:
-            raise UserError(
-                "a process that cuts the text has ended, maybe for want of memory: "
-                "give the same command again to go on, with fewer --workers"
-            ) from error
-
-
-def _answer(line: Connection) -> tuple[bytes, int, int]:
-    answer: Any = line.recv()
-    if isinstance(answer, UserError):
-        raise answer
-    return answer
+    executor = ProcessPoolExecutor(
+        workers,
+        mp_context=get_context("spawn"),  # fork would copy the locks of our threads
+        initializer=_start_worker,
+        initargs=(tokenizer, dtype),
+    )
+    pending: deque[tuple[Piece, Future[Encoded]]] = deque()
+    try:
+        for piece in todo:
+            pending.append((piece, executor.submit(_encode, piece)))
+            if len(pending) == 2 * workers:
+                first, future = pending.popleft()
+                yield first, future.result()
+        for first, future in pending:
+            yield first, future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "A process that encodes the text has died, perhaps out of memory: give the "
+            "same command again to continue, with fewer --workers."
+        ) from error
+    finally:
+        executor.shutdown(cancel_futures=True)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from tinygpt.errors import UserError
 from tinygpt.text.corpora import find
-from tinygpt.text.parallel_encode import encoded, insist_on_lines, pieces
+from tinygpt.text.parallel_encode import encode_pieces, pieces, require_splittable
 from tinygpt.text.tokenizer import Tokenizer
 
 SUFFIX = ".tokens"
@@ -128,7 +128,7 @@ def open_tokens(path: Path, tokenizer: Tokenizer) -> Ids:
     return np.memmap(path, dtype, "r", offset=HEAD, shape=(told.tokens,))
 
 
-def prepare(
+def prepare_tokens(
     name: str,
     out: Path,
     tokenizer: Tokenizer,
@@ -147,7 +147,7 @@ def prepare(
         raise UserError(f"a token file is called NAME{SUFFIX}, not {out.name!r}")
     if out.exists():
         raise UserError(f"{out} is there already: remove it, or give another --out")
-    insist_on_lines(tokenizer)
+    require_splittable(tokenizer)
     part = out.with_name(f".{out.name}.part")
     try:
         files = find(name)
@@ -205,7 +205,7 @@ def _fill(
         disable=None if show_progress else True,
         leave=False,
     )
-    todo = encoded(pieces(files, index, begin), (tokenizer, told.dtype), workers)
+    todo = encode_pieces(pieces(files, index, begin), tokenizer, told.dtype, workers)
     with bar, closing(todo):
         file.seek(0, os.SEEK_END)
         for n, (piece, (ids, count, size)) in enumerate(todo, start=1):
