@@ -199,6 +199,14 @@ def test_two_megabytes_of_white_space(handbook: Tokenizer, sign: str) -> None:
     assert text.encode().endswith(handbook.decode_bytes(ids[-9:]))
 
 
+def test_a_pattern_of_ones_own_is_split_in_python() -> None:
+    r"""In Rust, "$" does not match before a line end, so the ids could differ."""
+    text = "an\nan\u3000 banana\n" * 9
+    made = train_bpe(text, 262, pattern=r"\S+$|\w|(?s:.)")
+    assert made.to_tiktoken().encode_ordinary(text) != made.encode(text)
+    assert made.fast_encoder()(text) == made.encode(text)
+
+
 def test_a_letter_that_only_one_unicode_table_knows() -> None:
     """U+088F, of Unicode 17: a letter to regex, and not yet to tiktoken."""
     ours = train_bpe("a\u088f a\u088f a\u088f", 259)  # merges across the two

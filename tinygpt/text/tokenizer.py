@@ -222,9 +222,12 @@ class Tokenizer:
         panic. A pattern not among `bpe.KNOWN_PATTERNS` may mean something else in
         Rust. `fast_encoder` avoids all three.
         """
+        return self._in_rust(self.pattern)
+
+    def _in_rust(self, pattern: str) -> tiktoken.Encoding:
         return tiktoken.Encoding(
             self.name,
-            pat_str=self.pattern,
+            pat_str=pattern,
             mergeable_ranks=self.ranks,
             special_tokens=self.special_tokens,
         )
@@ -232,19 +235,25 @@ class Tokenizer:
     def fast_encoder(self) -> Callable[[str], list[int]]:
         """A function that returns the ids of `encode`, many times faster on new text.
 
-        It calls tiktoken, except where that may give other ids or fail (see
-        `to_tiktoken`). Python's own Unicode table tells which characters are new: up
-        to Python 3.14 it is no newer than tiktoken's.
+        tiktoken does all the work, except where it would split the text into other
+        words or panic (see `to_tiktoken`): there it gets word by word. Python's own
+        Unicode table tells which characters are new: up to Python 3.14 it is no newer
+        than tiktoken's.
         """
-        if self.pattern not in KNOWN_PATTERNS:
-            return self.encode
-        in_rust = self.to_tiktoken().encode_ordinary
+        merge = self._in_rust(r"(?s:.+)").encode_ordinary  # all of a text is one word
+        known = self.pattern in KNOWN_PATTERNS
+        encode_known = self.to_tiktoken().encode_ordinary if known else merge
 
         def encode(text: str) -> list[int]:
             blocks = (text[i : i + _BLOCK] for i in range(0, len(text), _BLOCK))
-            new = any(unicodedata.category(c) == "Cn" for c in set(text))
-            slow = new or any(map(str.isspace, blocks))
-            return self.encode(text) if slow else in_rust(text)
+            if (
+                known
+                and all(unicodedata.category(c) != "Cn" for c in set(text))
+                and not any(map(str.isspace, blocks))
+            ):
+                return encode_known(text)
+            words = split_words(without_surrogates(text), self._words)
+            return [i for word in words for i in merge(word)]
 
         return encode
 
