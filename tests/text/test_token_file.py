@@ -1,5 +1,6 @@
 """token_file: what is written is what `encode` gives, and half a file is never read."""
 
+import json
 import os
 import signal
 import subprocess
@@ -135,7 +136,7 @@ def test_a_killed_preparation_goes_on_byte_for_byte(
     assert Path("a.tokens").read_bytes() == Path("b.tokens").read_bytes()
 
 
-@pytest.mark.parametrize("change", ["text", "vocabulary", "rubbish"])
+@pytest.mark.parametrize("change", ["text", "vocabulary", "rubbish", "too short"])
 def test_what_was_begun_for_something_else_is_begun_anew(
     change: str, here: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +153,11 @@ def test_what_was_begun_for_something_else_is_begun_anew(
         Path("text.txt").write_text("Another text.\n" * 90, encoding="utf-8")
     elif change == "vocabulary":
         tokenizer = train_bpe(SENTENCE, 280)
+    elif change == "too short":  # its header counts more ids than there are
+        head = part.read_bytes()[:HEAD]
+        part.write_bytes(
+            head.replace(b'"tokens": 0', b'"tokens": 9').ljust(HEAD)[:HEAD]
+        )
     else:
         part.write_bytes(b"something else")
     prepare_tokens("text.txt", out, tokenizer)
@@ -169,14 +175,40 @@ def bad_head(**changes: object) -> bytes:
     return head
 
 
+def with_fields(**fields: object) -> bytes:
+    told = {"tokenizer": "t", "vocabulary": "0", "dtype": "uint16", "tokens": 1}
+    return (token_file.MAGIC + json.dumps(told | fields).encode()).ljust(HEAD)
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (None, "cannot read the token file bad.tokens"),
+        (None, "no file bad.tokens"),
         (b"", "bad.tokens is no token file of this format"),
         (b"tinygpt tokens 9\n{}", "is no token file of this format"),
         (bad_head(uint16="uint64"), "is no token file of this format"),
         (bad_head(tokens="tokens 9"), "is no token file of this format"),
+        *(
+            (with_fields(**fields), "is no token file of this format")
+            for fields in (
+                {"tokens": 0},
+                {"tokens": -1},
+                {"tokens": True},
+                {"tokens": 2.0},
+                {"tokens": float("inf")},
+                {"tokens": [1]},
+                {"text_bytes": "1"},
+                {"tokenizer": 3},
+                {"sources": []},
+                {"reached": {}},
+                {"reached": ["a", 1]},
+                {"reached": [-1, 1]},
+            )
+        ),
+        (b"tinygpt tokens 1\n" + b"[" * 1000, "is no token file of this format"),
+        (b"tinygpt tokens 1\n[]", "is no token file of this format"),
+        (with_fields(tokens=2**62), "cut off .0 of 4,6"),
+        (with_fields(reached=[0, 0]), "is not finished"),
         (bytes(range(256)) * 9, "is no token file of this format"),
     ],
 )

@@ -1,11 +1,11 @@
-"""Texts of any size as token files: cut in parallel, read without loading them.
+"""Texts of any size as token files: encoded in parallel, read without loading them.
 
-A token file is 1,024 bytes of head (a line that names the format, then JSON) and the
-ids as uint16, or as uint32 where a vocabulary has more than 65,536 entries. It holds
-exactly the ids that `Tokenizer.encode` gives for the whole text. Until it is whole it
-is called .NAME.part and says so, so no half of one is ever read; the same command goes
-on where a killed one stopped. What it leaves out: cutting the text (see `pieces`), the
-split and the batches (see `dataset`).
+A token file is a header of 1,024 bytes (a line that names the format, then JSON) and
+the ids as uint16, or as uint32 where a vocabulary has more than 65,536 entries. It
+holds exactly the ids that `Tokenizer.encode` gives for the whole text. Until it is
+complete it is called .NAME.part and says so, so that no partial file is ever used; the
+same command continues where a killed one stopped. What it leaves out: encoding the text
+(see `parallel_encode`), the split and the batches (see `dataset`).
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from jaxtyping import Integer
 from tqdm import tqdm
 
 from tinygpt.errors import UserError
+from tinygpt.files import parse_json, require_readable, why
 from tinygpt.text.corpora import find
 from tinygpt.text.parallel_encode import encode_pieces, pieces, require_splittable
 from tinygpt.text.tokenizer import Tokenizer
@@ -28,28 +29,28 @@ from tinygpt.text.tokenizer import Tokenizer
 SUFFIX = ".tokens"
 MAGIC = b"tinygpt tokens 1\n"
 HEAD = 1024  # bytes before the first id
-SAVE_AFTER = 16  # pieces until the progress is written down again
+SAVE_AFTER = 16  # pieces between two updates of the header
 
 Ids = Integer[np.ndarray, " N"]
 
 
 @dataclass(frozen=True)
 class TokenFile:
-    """What the head of a token file says."""
+    """The header of a token file."""
 
     tokenizer: str
-    """The tokenizer's name, to read; `vocabulary` is what counts."""
+    """The tokenizer's name, for messages; `vocabulary` is what must agree."""
     vocabulary: str
     """`checksum` of the tokenizer."""
     dtype: str
-    """uint16 or uint32; the lowest byte of an id comes first."""
+    """uint16 or uint32, little-endian."""
     tokens: int = 0
     text_bytes: int = 0
     """UTF-8 bytes of the text, for bits per byte."""
     sources: str = ""
-    """Until the file is whole: checksum of the names, sizes and times of the texts."""
+    """Until the file is complete: checksum of names, sizes and times of the texts."""
     reached: list[int] | None = None
-    """Until the file is whole: the text, and the byte in it, to go on from."""
+    """Until the file is complete: the text, and the byte in it, to continue from."""
 
     @property
     def itemsize(self) -> int:
@@ -63,7 +64,7 @@ class TokenFile:
 
 
 def checksum(tokenizer: Tokenizer) -> str:
-    """sha256 of which bytes each id stands for."""
+    """sha256 of the vocabulary: which bytes each id stands for, in hexadecimal."""
     digest = hashlib.sha256()
     entries = [(i, token) for token, i in tokenizer.ranks.items()]
     entries += [(i, token.encode()) for token, i in tokenizer.special_tokens.items()]
@@ -73,17 +74,17 @@ def checksum(tokenizer: Tokenizer) -> str:
 
 
 def read_head(path: Path) -> TokenFile:
-    """What a token file says about itself.
+    """The header of a complete token file.
 
     Raises:
-        UserError: the file is missing, foreign, unfinished or cut off.
+        UserError: the file is missing, unreadable, foreign, incomplete or truncated.
     """
+    size = require_readable(path)
     try:
         with path.open("rb") as file:
-            head, size = file.read(HEAD), os.fstat(file.fileno()).st_size
+            told = _parse_head(file.read(HEAD))
     except OSError as error:
-        raise UserError(f"cannot read the token file {path} ({error})") from error
-    told = _parse_head(head)
+        raise UserError(f"cannot read the token file {path} ({why(error)})") from error
     if told is None:
         raise UserError(
             f"{path} is no token file of this format: make one with `tinygpt data "
@@ -95,24 +96,39 @@ def read_head(path: Path) -> TokenFile:
         )
     if size != HEAD + told.tokens * told.itemsize:
         raise UserError(
-            f"{path} is cut off ({(size - HEAD) // told.itemsize:,} of "
+            f"{path} is cut off ({max(0, size - HEAD) // told.itemsize:,} of "
             f"{told.tokens:,} tokens are there): prepare it again"
         )
     return told
 
 
 def _parse_head(head: bytes) -> TokenFile | None:
-    """The head as it was written; None if something else stands there."""
-    try:
-        told = TokenFile(**json.loads(head.removeprefix(MAGIC)))
-        known = head.startswith(MAGIC) and told.dtype in ("uint16", "uint32")
-        return told if known and min(told.tokens, told.text_bytes) >= 0 else None
-    except (ValueError, TypeError):
+    """The header as it was written; None if it is anything else."""
+    if not head.startswith(MAGIC):
         return None
+    try:
+        told = TokenFile(**parse_json(head.removeprefix(MAGIC)))
+    except (ValueError, TypeError):  # TypeError: other fields, or no object
+        return None
+    texts = (told.tokenizer, told.vocabulary, told.sources)
+    counts = [told.text_bytes]
+    if told.reached is not None:
+        if not (isinstance(told.reached, list) and len(told.reached) == 2):
+            return None
+        counts += told.reached
+    if (
+        all(isinstance(text, str) for text in texts)
+        and told.dtype in ("uint16", "uint32")
+        and all(type(n) is int and n >= 0 for n in counts)
+        # without a token there is nothing to map; an unfinished file may have none
+        and (type(told.tokens) is int and told.tokens >= (told.reached is None))
+    ):
+        return told
+    return None
 
 
 def open_tokens(path: Path, tokenizer: Tokenizer) -> Ids:
-    """The ids of a token file, mapped into memory: only what is used is read.
+    """The ids of a token file, memory-mapped: only what is used is read.
 
     Raises:
         UserError: the file cannot be used, or `tokenizer` has another vocabulary.
@@ -135,21 +151,23 @@ def prepare_tokens(
     workers: int = 1,
     show_progress: bool = False,
 ) -> TokenFile:
-    """Write the tokens of a text (see `texts.load_text`) to the token file `out`.
+    """Write the tokens of a text (see `corpora.load_text`) to the token file `out`.
 
-    Memory does not grow with the text: a process holds about a megabyte of it. What an
-    earlier call that was killed has done for the same text is not done again.
+    Memory does not grow with the text: a process holds about a megabyte of it. Work
+    that an earlier, killed call has done for the same text is not repeated.
 
     Raises:
-        UserError: the text cannot be used, or `out` not written.
+        UserError: the text cannot be used, `out` is there already, or cannot be
+            written.
     """
     if out.suffix != SUFFIX:
         raise UserError(f"a token file is called NAME{SUFFIX}, not {out.name!r}")
-    if out.exists():
-        raise UserError(f"{out} is there already: remove it, or give another --out")
     require_splittable(tokenizer)
+    # `write_atomically` would discard the part if it fails; this one is resumed.
     part = out.with_name(f".{out.name}.part")
     try:
+        if os.path.lexists(out):
+            raise UserError(f"{out} is there already: remove it, or give another --out")
         files = find(name)
         facts = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
         fresh = TokenFile(
@@ -159,29 +177,32 @@ def prepare_tokens(
             sources=hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
             reached=[0, 0],
         )
-        told = _go_on(part, fresh)
+        told = _resume(part, fresh)
         with part.open("r+b") as file:
             told = _fill(file, told, files, tokenizer, workers, show_progress)
         if told.tokens:
             part.replace(out)
             return told
         part.unlink()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
         raise UserError(
-            f"cannot prepare {out} ({error}): mend that, then give the same command "
-            "again to go on"
+            f"cannot prepare {out} ({error}): correct that, then give the same command "
+            "again to continue"
         ) from error
     raise UserError(f"{name} is empty: give a file with text in it")
 
 
-def _go_on(part: Path, fresh: TokenFile) -> TokenFile:
+def _resume(part: Path, fresh: TokenFile) -> TokenFile:
     """How far an earlier call came; `part` exists afterwards, at this length."""
     if part.exists():
+        require_readable(part)  # it may be a pipe, which would block
         with part.open("r+b") as file:
             told = _parse_head(file.read(HEAD))
             if told and replace(told, tokens=0, text_bytes=0, reached=[0, 0]) == fresh:
-                file.truncate(HEAD + told.tokens * told.itemsize)
-                return told
+                end = HEAD + told.tokens * told.itemsize
+                if end <= os.fstat(file.fileno()).st_size:
+                    file.truncate(end)
+                    return told
     part.write_bytes(fresh.head())
     return fresh
 
@@ -194,7 +215,7 @@ def _fill(
     workers: int,
     show_progress: bool,
 ) -> TokenFile:
-    """Add what is missing; the head always tells of ids that are on the disk."""
+    """Add what is missing; the header only ever counts ids that are on the disk."""
     index, begin = told.reached or (0, 0)
     sizes = [path.stat().st_size for path in files]
     bar = tqdm(
@@ -225,7 +246,7 @@ def _fill(
 
 
 def _save(file: BinaryIO, told: TokenFile) -> None:
-    """First the ids, then the head that counts them."""
+    """Sync the ids to the disk first, then the header that counts them."""
     file.flush()
     os.fsync(file.fileno())
     file.seek(0)
