@@ -2,11 +2,13 @@
 
 import contextlib
 import hashlib
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pytest
@@ -413,6 +415,11 @@ def test_home_folder_is_expanded(folder: Path, monkeypatch) -> None:
             b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
             "surrogate.jsonl line 1 is not a chat",
         ),
+        (
+            "deep.jsonl",
+            b"[" * 100_000 + b"]" * 100_000,
+            "deep.jsonl line 1 is not a chat",
+        ),
         ("none/", b"", "holds no text files (.txt, .md, .jsonl)"),
     ],
 )
@@ -441,6 +448,83 @@ def test_bad_names(tmp_path: Path, monkeypatch, name: str, sentence: str) -> Non
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=sentence):
         load_text(name)
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder, and for the test no right to read what is forbidden in it."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        is_root = os.geteuid() == 0
+        if is_root:
+            os.seteuid(65534)
+        try:
+            yield folder
+        finally:
+            if is_root:
+                os.seteuid(0)
+            for path in [folder, *folder.rglob("*")]:
+                if not path.is_symlink():
+                    path.chmod(0o777)
+
+
+@pytest.mark.parametrize("name", ["secret.txt", "locked", "locked/a.txt", "locked/*"])
+def test_what_must_not_be_read_is_not_called_missing(
+    unprivileged: Path, name: str
+) -> None:
+    (unprivileged / "secret.txt").write_text("text", encoding="utf-8")
+    (unprivileged / "locked").mkdir()
+    (unprivileged / "locked" / "a.txt").write_text("text", encoding="utf-8")
+    (unprivileged / "secret.txt").chmod(0)
+    (unprivileged / "locked").chmod(0)
+    with pytest.raises(UserError, match=r"cannot read .*Permission denied"):
+        load_text(f"{unprivileged}/{name}")
+
+
+def test_a_folder_with_a_locked_one_below_is_not_read_in_part(
+    unprivileged: Path,
+) -> None:
+    (unprivileged / "a.txt").write_text("text", encoding="utf-8")
+    (unprivileged / "locked").mkdir(mode=0)
+    with pytest.raises(UserError, match=r"cannot read .*locked.*Permission denied"):
+        load_text(str(unprivileged))
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("itself.txt", r"cannot read .*itself\.txt.*symbolic link"),
+        ("nowhere.txt", r"cannot read .*nowhere\.txt.*No such file"),
+        ("pipe.txt", r"pipe\.txt is neither a file nor a folder"),
+        ("a.txt/below", "no corpus, file or folder named"),
+        ("a\0.txt", "no corpus, file or folder named"),
+        ("**a", "is not a pattern for files"),
+        ("x" * 256, "cannot read .*File name too long"),
+        ("*" + "x" * 5000, "cannot read .*File name too long"),
+    ],
+)
+def test_links_pipes_and_strange_names(
+    tmp_path: Path, name: str, sentence: str
+) -> None:
+    (tmp_path / "a.txt").write_text("text", encoding="utf-8")
+    (tmp_path / "itself.txt").symlink_to("itself.txt")
+    (tmp_path / "nowhere.txt").symlink_to("gone")
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(UserError, match=sentence):
+        load_text(f"{tmp_path}/{name}")
+
+
+def test_folders_that_contain_themselves_are_read_once(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "a.txt").write_text("text", encoding="utf-8")
+    (tmp_path / ".hidden.txt").write_text("hidden", encoding="utf-8")
+    for i in range(3):  # glob.glob follows them: 3 ** 40 folders
+        (tmp_path / "below" / f"again{i}").symlink_to(tmp_path)
+    assert load_text(str(tmp_path / "below")) == "text"
+    assert load_text(f"{tmp_path}/**/*.txt") == "text"
+    assert load_text(f"{tmp_path}/**/.*.txt") == "hidden"
+    assert load_text(f"{tmp_path}/below/**") == "text"
 
 
 def test_shipped_corpus_is_not_fetched() -> None:

@@ -2,8 +2,10 @@
 
 import base64
 import hashlib
+import json
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import requests
 import tiktoken
 import tiktoken.load
 import tiktoken.registry
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tinygpt.errors import UserError
@@ -479,6 +481,73 @@ def test_a_strange_file_beside_it_is_refused_and_kept(
 def test_a_bad_pattern_is_refused(pattern: str) -> None:
     with pytest.raises(UserError, match="pattern"):
         train_bpe("ab", 257, pattern=pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sentence"),
+    [
+        (r"(?:a|aa)+$|(?s:.)", "takes too long to split a text of 101 characters"),
+        (r"(?:(?:x+x+)+)+y|(?:a*)*b", "takes too long|leaves out part of the text"),
+        (r"(?:(?:(?:a{1000}){1000}){1000}){1000}", "must be a plain regular"),
+        (r"(?R)", "must be a plain regular"),
+        (r"(?:(?:foo){e<=9})+x", "must be a plain regular"),
+        ("(?:" * 3000 + ")" * 3000, "has 12,000 characters"),
+        (r"a{99999999999999999999}", "must be a plain regular"),
+        (r"\S+", "leaves out part of the text"),
+    ],
+)
+def test_a_pattern_that_explodes_is_refused(
+    pattern: str, sentence: str, tmp_path: Path
+) -> None:
+    """Loading and the first encoding both end soon, and in little memory."""
+    path = tmp_path / "mine.tiktoken"
+    path.write_bytes(BYTES)
+    extra = {"name": "mine", "pattern": pattern, "special_tokens": {}}
+    path.with_suffix(".json").write_text(json.dumps(extra), encoding="utf-8")
+    with pytest.raises(UserError, match=sentence):
+        Tokenizer.load(path).encode("a" * 100 + " ")
+
+
+@pytest.mark.parametrize(
+    "ids",
+    ["Infinity", "NaN", "-1", str(2**63), "1e3", "true", "[1]", '{"a": 1}', "null"],
+)
+def test_a_special_token_with_a_strange_id_is_refused(ids: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.tiktoken"
+    path.write_bytes(BYTES)
+    extra = (
+        f'{{"name": "m", "pattern": "(?s:.)", "special_tokens": {{"<|x|>": {ids}}}}}'
+    )
+    path.with_suffix(".json").write_text(extra, encoding="utf-8")
+    with pytest.raises(UserError):
+        Tokenizer.load(path)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=6,
+)
+
+
+@settings(
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    name=json_values, pattern=st.text(max_size=20) | json_values, special=json_values
+)
+def test_any_json_beside_a_vocabulary_is_used_or_refused(
+    name: object, pattern: object, special: object, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.tiktoken"
+    path.write_bytes(BYTES)
+    extra = {"name": name, "pattern": pattern, "special_tokens": special}
+    path.with_suffix(".json").write_text(json.dumps(extra), encoding="utf-8")
+    with suppress(UserError):
+        loaded = Tokenizer.load(path)
+        assert loaded.decode(loaded.encode("the buyer asks")) == "the buyer asks"
 
 
 def test_one_id_for_two_tokens_is_refused() -> None:

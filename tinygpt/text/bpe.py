@@ -10,10 +10,11 @@ leaves out: learning the merges (see `bpe_training`), ids of a whole text (see
 from collections import Counter
 from heapq import heappop, heappush
 from itertools import pairwise
+from math import prod
 
 import regex
 
-from tinygpt.errors import UserError
+from tinygpt.errors import UserError, require
 
 # GPT-2's words: contractions, then letters, digits or other signs with at most one
 # space in front. Of several spaces the last belongs to the word after them.
@@ -34,7 +35,12 @@ KNOWN_PATTERNS = (
     rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTED}|\p{{N}}{{1,3}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
+# Limits for other patterns: compiling nested repeats takes memory without end, and the
+# time limit of `split_words` does not stop recursion soon enough.
 _LONGEST_PATTERN = 2000  # characters; o200k_base's has 274
+_MOST_REPEATS = 10_000  # the product of all numbers in braces
+_PLAIN_GROUPS = r"\(\?(?!:|=|!|<=|<!|>|[ims]+:|[ims]+\))"  # what else follows "(?"
+_FUZZY = r"\{[^}]*[a-z<][^}]*\}"  # regex's approximate matching
 END_OF_TEXT = "<|endoftext|>"
 
 Pair = tuple[int, int]
@@ -48,13 +54,11 @@ def compile_pattern(pattern: str) -> regex.Pattern[str]:
     """The compiled pattern.
 
     Raises:
-        UserError: it is no regular expression, is too long, or has capturing groups.
+        UserError: it is not a plain regular expression (no recursion, conditions or
+            approximate matching), is too long, or has capturing groups.
     """
-    if len(pattern) > _LONGEST_PATTERN:
-        raise UserError(
-            f"The pattern {pattern[:40]!r}... has {len(pattern):,} characters: use one "
-            f"of at most {_LONGEST_PATTERN:,}."
-        )
+    if pattern not in KNOWN_PATTERNS:
+        _require_plain(pattern)
     try:
         compiled = regex.compile(pattern)
     except (regex.error, ValueError, OverflowError, RecursionError) as error:
@@ -62,6 +66,23 @@ def compile_pattern(pattern: str) -> regex.Pattern[str]:
     if compiled.groups:  # findall would return the groups in place of the words
         raise UserError(f"Write the groups in the pattern {pattern!r} as (?:...).")
     return compiled
+
+
+def _require_plain(pattern: str) -> None:
+    require(
+        len(pattern) <= _LONGEST_PATTERN,
+        f"The pattern {pattern[:40]!r}... has {len(pattern):,} characters: use one of "
+        f"at most {_LONGEST_PATTERN:,}.",
+    )
+    bare = regex.sub(r"\\[pPNx]\{[^}]*\}|(?s:\\.)", "", pattern)  # without escapes
+    counts = regex.findall(r"\{(\d*),?(\d*)\}", bare)
+    repeats = prod(max(1, *(int(n[:9] or 1) for n in count)) for count in counts)
+    require(
+        repeats <= _MOST_REPEATS
+        and not regex.search(f"{_PLAIN_GROUPS}|{_FUZZY}", bare),
+        f"Cannot use the pattern {pattern!r}: it must be a plain regular expression, "
+        f"and its repeats may make {_MOST_REPEATS:,} at most.",
+    )
 
 
 def split_words(text: str, compiled: regex.Pattern[str]) -> list[str]:
