@@ -17,7 +17,7 @@ from tinygpt.errors import UserError, require
 from tinygpt.finetuning.chat import Message, answer
 from tinygpt.finetuning.lora import merge, remove_lora
 from tinygpt.finetuning.run import load_model
-from tinygpt.formats.huggingface import PRETRAINED_NAMES
+from tinygpt.formats.model_files import PRETRAINED_NAMES
 from tinygpt.generation.generate import generate
 from tinygpt.generation.streaming import stream_text
 from tinygpt.model.gpt import GPT

@@ -1,9 +1,11 @@
 """A byte-pair tokenizer as Hugging Face's tokenizer.json, and back.
 
-`tokenizer_json` describes our `Tokenizer` so that the library tokenizers gives the
-same ids; `read_tokenizer_json` reads such a file if it works as GPT-2's does. (Both
-libraries carry tables of Unicode: letters newer than version 14 may be split into words
-differently.) What it leaves out: every other kind of tokenizer, which it refuses.
+`tokenizer_json` describes our `Tokenizer` so that the library tokenizers gives the same
+ids; `read_tokenizer_json` reads such a file if it works as GPT-2's does. One exception:
+the libraries have Unicode tables of their own, and split characters that one of them
+does not know yet into other words (tokenizers 0.23 knows Unicode 16, regex 2026.11 a
+later version, with the letter U+088F, for instance). What it leaves out: every other
+kind of tokenizer, which it refuses.
 """
 
 import json
@@ -15,7 +17,7 @@ from tinygpt.files import read_json
 from tinygpt.text.bpe import GPT2_PATTERN
 from tinygpt.text.tokenizer import Tokenizer
 
-# What changes which ids come out of a text, as GPT-2 has it; None: may be left out.
+# The settings that affect the ids of a text, as GPT-2 has them; None: may be absent.
 _SCHEME: dict[tuple[str, str], tuple[Any, ...]] = {
     ("normalizer", "type"): (None,),
     ("pre_tokenizer", "type"): ("ByteLevel",),
@@ -33,10 +35,10 @@ _SCHEME: dict[tuple[str, str], tuple[Any, ...]] = {
 
 
 def byte_letters() -> dict[int, str]:
-    """GPT-2's visible letter for every byte, as JSON cannot hold bytes.
+    """GPT-2's visible letter for every byte, since JSON has no bytes.
 
-    Visible characters of Latin-1 stand for themselves, the other bytes for letters
-    from U+0100 on: a space is "Ġ", a line break "Ċ".
+    Visible characters of Latin-1 represent themselves, the other bytes are letters from
+    U+0100 on: a space is "Ġ", a line break "Ċ".
 
     Source: `bytes_to_unicode` in the code of Radford et al. (2019).
     """
@@ -66,15 +68,16 @@ def read_tokenizer_json(path: Path, name: str) -> Tokenizer:
         section = raw.get(part)
         found = section.get(key) if isinstance(section, dict) else section
         if found not in allowed:
-            raise UserError(f"{other}: its {part} has {key} = {json.dumps(found)}.")
+            value = json.dumps(found)[:200]
+            raise UserError(f"{other}: its {part} has {key} = {value}.")
     byte_of = {letter: byte for byte, letter in byte_letters().items()}
     greedy = ("lstrip", "rstrip", "single_word")
     try:
         added = raw.get("added_tokens") or []
-        special = {token["content"]: int(token["id"]) for token in added}
+        special = {token["content"]: token["id"] for token in added}
         takes_more = [t["content"] for t in added if any(map(t.get, greedy))]
         ranks = {
-            bytes(byte_of[letter] for letter in token): int(id)
+            bytes(byte_of[letter] for letter in token): id
             for token, id in raw["model"]["vocab"].items()
             if token not in special
         }
@@ -82,6 +85,10 @@ def read_tokenizer_json(path: Path, name: str) -> Tokenizer:
             tuple(merge.split(" ") if isinstance(merge, str) else merge)
             for merge in raw["model"]["merges"]
         ]
+        if not all(isinstance(token, str) for token in special):
+            raise TypeError("the content of an added token is not a string")
+        if not all(type(id) is int for id in [*ranks.values(), *special.values()]):
+            raise TypeError("an id is not a whole number")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{other}: {type(error).__name__} {error}.") from error
     if takes_more:

@@ -1,9 +1,9 @@
 """GPT-2 in our own `GPT`: read Hugging Face's files, and write them.
 
-A folder in that format holds config.json, tokenizer.json and model.safetensors (or
+A folder in that format contains config.json, tokenizer.json and model.safetensors (or
 several files and model.safetensors.index.json). `load_gpt2` reads one, or fetches one
-of GPT-2's sizes by name; `export_gpt2` writes one that transformers can load. GPT-2's
-own names of weights and settings appear here only. What it leaves out: pickled
+of GPT-2's sizes by name; `export_gpt2` writes one that transformers can load. What it
+leaves out: settings (see `gpt2_config`) and finding files (see `model_files`); pickled
 weights, which can run code; other architectures; uploading.
 """
 
@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,24 +24,24 @@ from torch.overrides import TorchFunctionMode
 
 from tinygpt.config import GPTConfig
 from tinygpt.errors import UserError, require
-from tinygpt.files import read_json, shipped
+from tinygpt.files import read_json, shipped, why
+from tinygpt.formats.gpt2_config import config_json, read_config, require_fitting
 from tinygpt.formats.hf_tokenizer import read_tokenizer_json, tokenizer_json
+from tinygpt.formats.model_files import (
+    CONFIG,
+    INDEX,
+    POCKET,
+    REPOSITORIES,
+    TOKENIZER,
+    WEIGHTS,
+    AbsentError,
+    Fetch,
+    folder_files,
+    hub_files,
+)
 from tinygpt.model.gpt import GPT
 from tinygpt.text.bpe import END_OF_TEXT
 from tinygpt.text.tokenizer import Tokenizer
-
-POCKET = "pocket-gpt2"
-REPOSITORIES = {
-    "gpt2": "openai-community/gpt2",
-    "gpt2-medium": "openai-community/gpt2-medium",
-    "gpt2-large": "openai-community/gpt2-large",
-    "gpt2-xl": "openai-community/gpt2-xl",
-    "distilgpt2": "distilbert/distilgpt2",
-}
-PRETRAINED_NAMES = (POCKET, *REPOSITORIES)
-
-CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
-INDEX = f"{WEIGHTS}.index.json"
 
 # Parts of our names and what GPT-2 calls them; the longer ones come first.
 _THEIRS = {
@@ -54,36 +54,6 @@ _OURS = re.compile("|".join(map(re.escape, _THEIRS)))
 _PREFIX = "transformer."  # before all names but the head's; OpenAI's own files lack it
 _MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # constants in files before 2023
 _FLOATS = ("F32", "F16", "BF16")
-
-_SIZES = {
-    "vocab_size": "vocab_size", "n_positions": "context_length", "n_embd": "d_model",
-    "n_head": "n_heads", "n_layer": "n_layers",
-}  # fmt: skip
-_LARGEST = 1 << 24  # far above any GPT-2; a larger size stands in a damaged file
-_ACTIVATIONS: dict[str, Any] = {
-    "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu": "relu", "relu2": "relu2",
-}  # fmt: skip
-_DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")  # ours is one for all
-# Settings for which our GPT has one answer, which is also what leaving them out means.
-_FIXED = {
-    "layer_norm_epsilon": 1e-5,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-}
-# Ours that make a GPT a GPT-2, whatever its sizes.
-_SWITCHES = {
-    "positions": "learned", "norm": "layernorm", "norm_placement": "pre", "bias": True,
-    "qkv_bias": True, "head_bias": False, "qk_norm": False, "logit_softcap": 0.0,
-    "embedding_norm": False,
-}  # fmt: skip
-
-
-class _AbsentError(UserError):
-    """A folder or repository has no file of that name."""
-
-
-Fetch = Callable[[str], Path]
 
 
 class _Place(NamedTuple):
@@ -117,109 +87,16 @@ def load_gpt2(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
     """
     name = str(name_or_folder)
     if name_or_folder in REPOSITORIES:
-        fetch = _hub(REPOSITORIES[name])
+        fetch = hub_files(REPOSITORIES[name])
     else:
         pocket = name_or_folder == POCKET
         path = shipped(f"{POCKET}/{CONFIG}").parent if pocket else Path(name_or_folder)
-        fetch, name = _folder(path), path.resolve().name
+        fetch, name = folder_files(path), path.absolute().name
     described = fetch(CONFIG)
-    config = _read_config(described)
+    config = read_config(described)
     tokenizer = read_tokenizer_json(fetch(TOKENIZER), name)
-    _check_ids(config, tokenizer)
+    require_fitting(config, tokenizer)
     return _read_model(config, _places(fetch), described.parent), tokenizer
-
-
-def _folder(folder: Path) -> Fetch:
-    """Files of a folder on this machine."""
-
-    def fetch(name: str) -> Path:
-        require(
-            folder.is_dir(),
-            f"There is no folder {folder}: give {', '.join(PRETRAINED_NAMES)} or a "
-            "folder in GPT-2's format.",
-        )
-        if not (folder / name).is_file():
-            raise _AbsentError(
-                f"{folder} has no {name}: a GPT-2 folder holds {CONFIG}, {TOKENIZER} "
-                f"and {WEIGHTS} (pickled weights are never read)."
-            )
-        return folder / name
-
-    return fetch
-
-
-def _hub(repository: str) -> Fetch:
-    """Files of a repository on the Hugging Face hub, through its library's cache."""
-    by_hand = (
-        f"put {CONFIG}, {TOKENIZER} and {WEIGHTS} from "
-        f"https://huggingface.co/{repository} into a folder and give its path"
-    )
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import (  # type: ignore[attr-defined]
-            EntryNotFoundError,
-            HTTPError,  # that of requests or of httpx, by its version
-        )
-    except ImportError as error:
-        raise UserError(
-            "huggingface_hub, which fetches GPT-2, is not installed: pip install "
-            f"tinygpt[hub], or {by_hand}."
-        ) from error
-
-    def fetch(name: str) -> Path:
-        try:
-            return Path(hf_hub_download(repository, name))
-        except (OSError, HTTPError, RuntimeError) as error:  # RuntimeError: hf_xet's
-            absent = isinstance(error, EntryNotFoundError)
-            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            raise (_AbsentError if absent else UserError)(
-                f"Cannot fetch {name} of {repository} ({reason}): check the network "
-                f"and try again, or {by_hand}."
-            ) from error
-
-    return fetch
-
-
-def _read_config(path: Path) -> GPTConfig:
-    """Our settings from GPT-2's; whatever our GPT cannot express is an error."""
-    raw = read_json(path)
-
-    def need(condition: bool, field: str, wanted: object) -> None:
-        value = json.dumps(raw.get(field))
-        require(condition, f"{path} has {field} = {value}, but it must be {wanted}.")
-
-    need(raw.get("model_type") == "gpt2", "model_type", "gpt2: choose another model")
-    need(raw.get("quantization_config") is None, "quantization_config", "left out")
-    for field, wanted in _FIXED.items():
-        need(raw.get(field, wanted) == wanted, field, json.dumps(wanted))
-    activation = raw.get("activation_function", "gelu_new")
-    known = isinstance(activation, str) and activation in _ACTIVATIONS
-    need(known, "activation_function", f"one of {', '.join(_ACTIVATIONS)}")
-    inner = ["n_inner"] if raw.get("n_inner") is not None else []
-    for field in [*_SIZES, *inner]:
-        whole = type(raw.get(field)) is int and 1 <= raw[field] <= _LARGEST
-        need(whole, field, f"a whole number from 1 to {_LARGEST}")
-    dropout = raw.get(_DROPOUTS[0], 0.1)
-    need(type(dropout) in (int, float), _DROPOUTS[0], "a number")
-    for field in _DROPOUTS:
-        need(raw.get(field, 0.1) == dropout, field, f"{dropout} like {_DROPOUTS[0]}")
-    tied = raw.get("tie_word_embeddings", True)
-    need(isinstance(tied, bool), "tie_word_embeddings", "true or false")
-    return GPTConfig(
-        **{ours: raw[theirs] for theirs, ours in _SIZES.items()},
-        d_ff=raw.get("n_inner"),
-        dropout=dropout,
-        activation=_ACTIVATIONS[activation],
-        tie_head=tied,
-    )
-
-
-def _check_ids(config: GPTConfig, tokenizer: Tokenizer) -> None:
-    require(
-        tokenizer.vocab_size <= config.vocab_size,
-        f"The tokenizer {tokenizer.name!r} has {tokenizer.vocab_size} ids, the model "
-        f"only {config.vocab_size}: they do not belong together.",
-    )
 
 
 @contextmanager
@@ -227,7 +104,9 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({why(error)})") from error
+    except SafetensorError as error:
         raise UserError(
             f"{path} is not a whole safetensors file ({error}): fetch it again."
         ) from error
@@ -237,10 +116,10 @@ def _places(fetch: Fetch) -> dict[str, _Place]:
     """Every weight in the files by its name without prefix; only headers are read."""
     try:
         paths = [fetch(WEIGHTS)]
-    except _AbsentError as neither:
+    except AbsentError as neither:
         try:
             index = fetch(INDEX)
-        except _AbsentError:
+        except AbsentError:
             raise neither from None
         named = read_json(index).get("weight_map")
         files = list(named.values()) if isinstance(named, dict) else []
@@ -264,9 +143,9 @@ def _places(fetch: Fetch) -> dict[str, _Place]:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves out the first random numbers, which a file's weights replace.
+    """Skips the initialization, which a file's weights replace.
 
-    Without memory to fill they would still load torch's compiler, for seconds.
+    Even on the meta device it would import torch's compiler, which takes seconds.
     """
 
     def __torch_function__(
@@ -384,7 +263,7 @@ def export_gpt2(
             "eos_token": end,
             "clean_up_tokenization_spaces": False,
         },
-        CONFIG: _config_json(model.config, tokenizer),
+        CONFIG: config_json(model.config, tokenizer),
     }
     tensors = _stored(model, dtype)
     part = folder.resolve().with_name(f".{folder.resolve().name}.{os.getpid()}.part")
@@ -404,33 +283,6 @@ def export_gpt2(
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _config_json(config: GPTConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """GPT-2's settings from ours, if it has them."""
-    activations = {ours: name for name, ours in reversed(_ACTIVATIONS.items())}
-    found = {switch: getattr(config, switch) for switch in _SWITCHES}
-    wrong = [f"{k} = {v}" for k, v in found.items() if v != _SWITCHES[k]]
-    if config.activation not in activations:
-        wrong.append(f"activation = {config.activation}")
-    require(
-        not wrong,
-        f"GPT-2 has no {', '.join(wrong)}: only a GPT-2-shaped model can be exported.",
-    )
-    _check_ids(config, tokenizer)
-    return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        **{theirs: getattr(config, ours) for theirs, ours in _SIZES.items()},
-        "n_inner": config.d_ff,
-        "activation_function": activations[config.activation],
-        **dict.fromkeys(_DROPOUTS, config.dropout),
-        **_FIXED,
-        "tie_word_embeddings": config.tie_head,
-        "bos_token_id": tokenizer.end_of_text,
-        "eos_token_id": tokenizer.end_of_text,
-        "dtype": "float32",
-    }
 
 
 @torch.no_grad()
