@@ -686,6 +686,28 @@ def test_export_keeps_other_files_and_survives_a_full_disk(
         export_gpt2(model, tokenizer, blocked / "below")
 
 
+def test_an_export_replaces_only_a_model(folder: Path, tmp_path: Path) -> None:
+    model, tokenizer = load_gpt2(folder)
+    foreign = tmp_path / "project"
+    foreign.mkdir()
+    (foreign / "config.json").write_text('{"colour": "blue"}', encoding="utf-8")
+    (tmp_path / "circle").symlink_to("circle")
+    for place, sentence in (
+        (foreign, "config.json that is not GPT-2's"),
+        (Path("/"), "Cannot write /"),
+        (tmp_path / "circle", "Cannot write .*circle"),
+        (tmp_path / "a\0b", "Cannot write"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            export_gpt2(model, tokenizer, place)
+    assert [path.name for path in foreign.iterdir()] == ["config.json"]
+    (tmp_path / ".new.part").mkdir()  # as a killed export leaves it
+    (tmp_path / ".new.part" / "model.safetensors").touch()
+    export_gpt2(model, tokenizer, tmp_path / "new")
+    assert not (tmp_path / ".new.part").exists()
+    assert load_gpt2(tmp_path / "new")[0].config == model.config
+
+
 def test_pocket_gpt2_is_the_shipped_folder(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,6 @@ weights, which can run code; other architectures; uploading.
 """
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -242,15 +241,15 @@ def export_gpt2(
 ) -> None:
     """Write a folder that `load_gpt2` and transformers' Auto classes load.
 
-    The files are made in a folder beside it and moved in when all are whole,
-    config.json last, without which nobody takes the folder for a model. Other files
-    in it stay. `torch.float16` halves the size and rounds the weights; config.json
-    still says float32, so that transformers computes as we do.
+    The files are written to a folder beside it, .NAME.part, and moved in when all are
+    complete, config.json last, without which no program takes the folder for a model.
+    Other files in it stay. `torch.float16` halves the size and rounds the weights;
+    config.json still says float32, so that transformers computes as we do.
 
     Raises:
         UserError: the model is not GPT-2-shaped or has adapters, the tokenizer does
             not fit, a weight does not fit into `dtype`, or the folder cannot be
-            written.
+            written or contains a config.json of something else.
     """
     folder = Path(folder)
     end = END_OF_TEXT if END_OF_TEXT in tokenizer.special_tokens else None
@@ -266,8 +265,20 @@ def export_gpt2(
         CONFIG: config_json(model.config, tokenizer),
     }
     tensors = _stored(model, dtype)
-    part = folder.resolve().with_name(f".{folder.resolve().name}.{os.getpid()}.part")
+    # Not `write_atomically` for each: a full disk must leave the old model complete.
     try:
+        whole = folder.resolve()
+        part = whole.with_name(f".{whole.name}.part")
+        old = read_json(whole / CONFIG) if (whole / CONFIG).exists() else {}
+    except (OSError, ValueError, RuntimeError) as error:
+        # ValueError: no name, or a NUL byte in it; RuntimeError: links in a circle
+        raise _unwritable(folder, error) from error
+    require(
+        not old or old.get("model_type") == "gpt2",
+        f"{folder} has a {CONFIG} that is not GPT-2's: choose another folder.",
+    )
+    try:
+        shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed
         part.mkdir(parents=True)
         save_file(tensors, part / WEIGHTS, {"format": "pt"})
         for name, content in texts.items():
@@ -278,11 +289,15 @@ def export_gpt2(
         for name in (WEIGHTS, *texts):
             (part / name).replace(folder / name)
     except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"Cannot write {folder} ({error}): choose another folder or make room."
-        ) from error
+        raise _unwritable(folder, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _unwritable(folder: Path, error: Exception) -> UserError:
+    return UserError(
+        f"Cannot write {folder} ({error}): choose another folder or make room."
+    )
 
 
 @torch.no_grad()
