@@ -1,8 +1,8 @@
 """Learning a vocabulary: merge the most frequent pair of neighbours, again and again.
 
-`naive_train_bpe` is the algorithm as it is told; `train_bpe` gives the same merges
-many times sooner. What it leaves out: text normalisation, special tokens in a training
-text, texts that do not fit in memory.
+`naive_train_bpe` is the algorithm as published; `train_bpe` learns the same merges many
+times faster. What it leaves out: text normalisation, special tokens in a training text,
+texts that do not fit in memory.
 """
 
 from collections import Counter, defaultdict
@@ -21,9 +21,12 @@ def naive_train_bpe(
     pattern: str = GPT2_PATTERN,
     special_tokens: Sequence[str] = (END_OF_TEXT,),
 ) -> Tokenizer:
-    """`train_bpe` in the plainest words: count all pairs anew before each merge.
+    """`train_bpe` in its simplest form: count all pairs again before each merge.
 
-    Raises UserError as `train_bpe` does.
+    Source: Sennrich et al. 2016, algorithm 1 (https://arxiv.org/abs/1508.07909).
+
+    Raises:
+        UserError: as `train_bpe`.
     """
     words = count_words(text, pattern)
     vocab = [bytes([b]) for b in range(256)]
@@ -49,13 +52,14 @@ def train_bpe(
     """Learn a vocabulary of exactly `vocab_size` entries from the text.
 
     Ids 0 to 255 are the bytes, then come the merges in the order in which they were
-    learned, then the special tokens. Each step merges the most frequent pair of
-    neighbours within words; of equally frequent pairs the one with the lowest ids
-    wins, so the result depends on the text alone. `naive_train_bpe` learns the same;
-    here a merge recounts only the words that hold the pair, and a heap finds it.
+    learned, then the special tokens. Each step merges the most frequent adjacent pair
+    within words; of equally frequent pairs the one with the lowest ids wins, so the
+    result depends on the text alone. `naive_train_bpe` learns the same; here a merge
+    recounts only the words that contain the pair, and a heap finds the next pair.
 
-    Raises UserError if `vocab_size` has no room for the bytes and special tokens, or
-    if every word has become one token before it is reached.
+    Raises:
+        UserError: `vocab_size` has no room for the bytes and special tokens, every word
+            has become one token before it is reached, or the pattern cannot be used.
 
     >>> train_bpe("hi hi hi", 259).merges()
     [(b'h', b'i'), (b' ', b'hi')]
@@ -64,7 +68,7 @@ def train_bpe(
     words, times = list(counted), list(counted.values())
     vocab = [bytes([b]) for b in range(256)]
     counts: Counter[Pair] = Counter()
-    where: defaultdict[Pair, set[int]] = defaultdict(set)  # the words that hold a pair
+    where: defaultdict[Pair, set[int]] = defaultdict(set)  # words that have a pair
     for w, word in enumerate(words):
         for pair in pairwise(word):
             counts[pair] += times[w]
