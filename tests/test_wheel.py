@@ -18,6 +18,7 @@ from conftest import ROOT
 pytest.importorskip("hatchling", reason="what builds the wheel")
 SECONDS = 120  # until a process that hangs is given up; far more than it needs
 
+# The ten lines of the README, as far as they need no network.
 SESSION = """
 import sys
 from pathlib import Path
@@ -26,22 +27,33 @@ import tinygpt
 
 assert Path(tinygpt.__file__).is_relative_to(sys.prefix), tinygpt.__file__
 assert "torch" not in sys.modules
+assert set(tinygpt.__all__) <= set(dir(tinygpt))
+
+small = {"d_model": 16, "n_heads": 2, "n_layers": 1, "eval_windows": 2}
+llm = tinygpt.train("my.txt", steps=3, **small)
+text = llm.generate("Once", max_new_tokens=9, seed=1)
+assert text.startswith("Once") and len(text) > len("Once"), text
+assert "".join(llm.stream("Once", max_new_tokens=9, seed=1)) == text
+llm.save("my-model")
+llm = tinygpt.load("my-model")
+assert llm.generate("Once", max_new_tokens=9, seed=1) == text
+assert 1 < llm.evaluate("my.txt").bits_per_byte < 9
+chat = tinygpt.finetune("pocket-gpt2", "chats.jsonl", lora=True, epochs=0.1)
+assert isinstance(chat.reply("Where is my parcel?", max_new_tokens=5), str)
+assert (llm.config, llm.tokenizer.vocab_size) == (llm.model.config, 4096)
 
 import torch
 
-from tinygpt.course.exercises import check_answer
-from tinygpt.finetuning.run import load_model
-from tinygpt.generation.generate import generate
-
-model, tokenizer = load_model("pocket-gpt2")
-ids = torch.tensor([tokenizer.encode("The seller")])
-tokens = [int(token) for token in generate(model, ids, 5, seed=1)]
-assert len(tokens) == 5
-wrong = check_answer("masking.causal", lambda n: torch.ones(n, n).bool())
-right = check_answer("masking.causal", lambda n: torch.ones(n, n).bool().tril())
+wrong = tinygpt.check_answer("masking.causal", lambda n: torch.ones(n, n).bool())
+right = tinygpt.check_answer("masking.causal", lambda n: torch.ones(n, n).bool().tril())
 assert str(wrong).startswith("Not yet"), wrong
 assert str(right).startswith("Right"), right
 """
+TEXT = "Once the buyer asks why, and the seller listens. " * 200
+CHAT = (
+    '{"messages": [{"role": "user", "content": "Where is my parcel?"}, '
+    '{"role": "assistant", "content": "It is on its way."}]}\n'
+)
 
 
 def run(*words: str | Path, cwd: Path) -> str:
@@ -101,20 +113,23 @@ def test_the_wheel_holds_the_data_and_the_mark_of_types(wheel: Path) -> None:
     assert not [name for name in names if name.startswith(("tests", "chapters"))]
 
 
-def test_a_session_in_python(programs: Path, tmp_path: Path) -> None:
-    (tmp_path / "session.py").write_text(SESSION, encoding="utf-8")
-    run(programs / "python", "session.py", cwd=tmp_path)
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A folder with a text and some conversations, away from the checkout."""
+    (tmp_path / "my.txt").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "chats.jsonl").write_text(20 * CHAT, encoding="utf-8")
+    return tmp_path
 
 
-def test_the_command_trains_and_generates(programs: Path, tmp_path: Path) -> None:
-    text = "The buyer asks why, and the seller listens. " * 200
-    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+def test_a_session_in_python(programs: Path, here: Path) -> None:
+    (here / "session.py").write_text(SESSION, encoding="utf-8")
+    run(programs / "python", "session.py", cwd=here)
+
+
+def test_the_command_generates_and_helps(programs: Path, here: Path) -> None:
     tinygpt = programs / "tinygpt"
-    assert "generate" in run(tinygpt, "--help", cwd=tmp_path)
-    train = ["train", "text.txt", "--steps", "3", "--name", "first"]
-    small = ["--d-model", "16", "--n-layers", "1", "--eval-windows", "2"]
-    assert "Step: 3 " in run(tinygpt, *train, *small, cwd=tmp_path)
-    words = ["--prompt", "The", "--max-new-tokens", "9", "--seed", "1"]
-    said = run(tinygpt, "generate", *words, cwd=tmp_path)
+    assert "finetune" in run(tinygpt, "--help", cwd=here)
+    words = ["--model", "pocket-gpt2", "--prompt", "The", "--max-new-tokens", "9"]
+    said = run(tinygpt, "generate", *words, cwd=here)
     assert said.startswith("The")
     assert len(said) > len("The\n")

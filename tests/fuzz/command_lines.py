@@ -14,7 +14,7 @@ from spoil import NUMBERS
 from tinygpt.cli.main import main as command
 
 COMMANDS = ["train", "generate", "finetune", "chat", "export", "eval", "tokenize"]
-COMMANDS += ["data", "info", "runs"]
+COMMANDS += ["data", "data prepare", "info", "runs"]
 # Small settings, so that what is allowed is soon done.
 SMALL = {
     "train": {
@@ -28,9 +28,14 @@ SMALL = {
         "--tokenizer": "small.tiktoken",
         "--prompt": "the",
     },
-    "generate": {"--max-new-tokens": "3", "--prompt": "the"},
-    "chat": {"--max-new-tokens": "3"},
-    "finetune": {"--epochs": "0.1", "--batch-size": "2", "--window": "8"},
+    "generate": {"--model": "first", "--max-new-tokens": "3", "--prompt": "the"},
+    "chat": {"--model": "first", "--max-new-tokens": "3"},
+    "finetune": {
+        "--model": "gpt2",
+        "--epochs": "0.1",
+        "--batch-size": "2",
+        "--window": "8",
+    },
 }
 # What may rightly take long, or reach the network, or write to strange places.
 NEVER = {"--compile", "--fetch", "--tensorboard", "--help", "--workers", "--version"}
@@ -42,7 +47,15 @@ FEW_ONLY = {
     "--grad-accumulation",
 }
 FEW = ["0", "1", "-1", "nan", "-inf", "x", "", "0.001", "1e400", "None"]
-PATHS = ["text.txt", "chats.jsonl", "runs/first", "gpt2", "small.tiktoken", "first"]
+PATHS = [
+    "text.txt",
+    "runs/first/run.json",
+    "chats.jsonl",
+    "runs/first",
+    "gpt2",
+    "small.tiktoken",
+    "first",
+]
 PATHS += ["beside.tiktoken", "beside.json", "new", "a/b/c", "x" * 300, "y/" * 2000]
 PATHS += ["", ".", "..", "../..", "~", "/dev/full", "/dev/null", "/proc/self/mem"]
 PATHS += ["precious.txt/x", "runs/*", "**", "\0", "nowhere.txt", "-", "--", "handbook"]
@@ -58,7 +71,7 @@ def options() -> dict[str, list[str]]:
     for name in COMMANDS:
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-            command([name, "--help"])
+            command([*name.split(), "--help"])
         words = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", said.getvalue()))
         found[name] = sorted(words - NEVER)
     return found
@@ -81,7 +94,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
             chosen[option] = None
         else:
             chosen[option] = draw(st.sampled_from(pool))
-    argv = [name]
+    argv = name.split()
     for option, value in chosen.items():
         argv += [option] if value is None else [option, value]
     if draw(st.integers(0, 2)) == 0:
