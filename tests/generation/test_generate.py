@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tinygpt.config import GPTConfig
+from tinygpt.fast.decode_numpy import NumpyDecoder
+from tinygpt.fast.decode_torch import TorchDecoder
 from tinygpt.generation.generate import generate, window_start
 from tinygpt.generation.sampling import next_token_probabilities, sample_next_token
 from tinygpt.generation.streaming import stream_text
@@ -66,9 +69,9 @@ def naive_probabilities(
         min_size=1,
         max_size=8,
     ),
-    st.one_of(st.just(0.0), st.floats(0.05, 5)),
+    st.one_of(st.sampled_from([0.0, 1e-300, 1e-45, 1e-30]), st.floats(0.05, 5)),
     st.one_of(st.none(), st.integers(1, 10)),
-    st.one_of(st.none(), st.just(1.0), st.floats(1e-6, 1)),
+    st.one_of(st.none(), st.sampled_from([1.0, 1e-300]), st.floats(1e-6, 1)),
 )
 def test_probabilities_equal_a_plain_reference(
     logits: list[float], temperature: float, top_k: int | None, top_p: float | None
@@ -115,6 +118,68 @@ def test_at_temperature_zero_nothing_is_drawn() -> None:
     assert torch.equal(generator.get_state(), before)
     sample_next_token(LOGITS, 1.0, generator=generator)
     assert not torch.equal(generator.get_state(), before)
+
+
+INF = math.inf
+TINY = [1e-30, 1e-38, 1e-45, 1e-60, 5e-324]
+EXTREME = [
+    [0.0, 1.0, -2.0, 1.0],
+    [3e38, -3e38, 3.1e38, 0.0],
+    [-3e38, -3e38, -3.1e38, -3.2e38],
+    [-INF, 2.0, -INF, 1.0],
+    [-INF, -INF, -INF, -INF],
+    [INF, 2.0, INF, -INF],
+    [1e-45, 0.0, -1e-45, 1e-44],
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("temperature", [*TINY, 1e-3, 1.0, 1e30, 1e300, INF])
+@pytest.mark.parametrize("logits", EXTREME, ids=str)
+def test_extreme_numbers_give_a_distribution(
+    logits: list[float], temperature: float, dtype: torch.dtype
+) -> None:
+    row = torch.tensor([logits, [0.0, 1.0, 2.0, 3.0]], dtype=dtype)
+    for top_k in (None, 1, 2):
+        for top_p in (None, *TINY, 0.5):
+            options = (temperature, top_k, top_p)
+            probabilities = next_token_probabilities(row, *options)
+            assert (probabilities >= 0).all(), options
+            sums = probabilities.sum(dim=-1)
+            torch.testing.assert_close(sums, torch.ones_like(sums))
+            kept = (probabilities > 0).sum(dim=-1)
+            assert top_k is None or (kept <= top_k).all()
+            if top_p in TINY:  # the likeliest alone, the lowest id among equals
+                assert kept.tolist() == [1, 1]
+                if temperature <= 1:  # else they may all be equal
+                    assert probabilities[0].argmax() == row[0].argmax()
+            tokens = sample_next_token(row, *options)
+            assert (probabilities.gather(1, tokens[:, None]) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("logits", "temperature", "expected"),
+    [
+        ([0.0, 1.0, 0.999, 1.0], 1e-30, [0, 0.5, 0, 0.5]),  # equals share
+        ([0.0, 1.0, 0.999, 1.0], 1e-45, [0, 0.5, 0, 0.5]),
+        ([-3e38, -3.1e38, -INF, -3e38], 1.0, [0.5, 0, 0, 0.5]),
+        ([-INF, -INF, 0.0, 0.0], 2.0, [0, 0, 0.5, 0.5]),
+        ([INF, 1.0, INF, -INF], 1.0, [0.5, 0, 0.5, 0]),
+        ([-INF] * 4, 1.0, [0.25] * 4),
+        ([1.0, -INF, 3.0, 2.0], INF, [1 / 3, 0, 1 / 3, 1 / 3]),
+    ],
+    ids=str,
+)
+def test_extreme_numbers_by_hand(
+    logits: list[float], temperature: float, expected: list[float]
+) -> None:
+    row = next_token_probabilities(torch.tensor([logits]), temperature)[0]
+    assert row.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_logit_that_is_no_number_is_not_sampled_from() -> None:
+    with pytest.raises(RuntimeError, match="nan"):
+        sample_next_token(torch.tensor([[0.0, math.nan]]))
 
 
 def test_of_equal_logits_the_lower_ids_stay() -> None:
@@ -265,6 +330,101 @@ def test_mode_is_restored_even_if_nobody_reads_on(training: bool) -> None:
     assert seen == [(False, False)] * 2
     steps.close()
     assert gpt.training == training
+
+
+# The decoders, which generate makes for one call.
+
+
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The name of the decoder of each token that one has made."""
+    calls: list[str] = []
+    for kind in (TorchDecoder, NumpyDecoder):
+
+        def counting(self: Any, *arguments: Any, step: Any = kind.__call__) -> Tensor:
+            calls.append(type(self).__name__)
+            return step(self, *arguments)
+
+        monkeypatch.setattr(kind, "__call__", counting)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("changes", "batch", "name"),
+    [
+        ({}, 1, "NumpyDecoder"),
+        ({}, B, "TorchDecoder"),
+        ({"d_ff": 300_000}, 1, "TorchDecoder"),  # too large for NumPy
+        ({"norm_placement": "post"}, 1, None),
+    ],
+    ids=str,
+)
+def test_the_quickest_decoder_that_fits_is_taken(
+    changes: dict, batch: int, name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, gpt = decoded(monkeypatch), model(8, **changes)
+    text(gpt, torch.randint(V, (batch, 3)), 12, temperature=0.0)
+    # The prompt, and what is left of the view when it moves, go through the model.
+    assert calls == ([] if name is None else [name] * 9)
+    calls.clear()
+    text(gpt, torch.randint(V, (batch, 3)), 12, use_cache=False)
+    assert not calls
+
+
+PARTS = [
+    "",
+    "token_embedding",
+    "positions",
+    "rotary",
+    "embedding_norm",
+    "dropout",
+    "blocks.0",
+    "blocks.0.norm1",
+    "blocks.0.attention",
+    "blocks.0.attention.qkv",
+    "blocks.0.attention.output",
+    "blocks.0.dropout",
+    "blocks.0.norm2",
+    "blocks.0.feed_forward",
+    "blocks.0.feed_forward.input",
+    "blocks.0.feed_forward.output",
+    "norm",
+    "head",
+]
+
+
+@pytest.mark.parametrize("batch", [1, B])
+@pytest.mark.parametrize("name", PARTS)
+def test_forward_hooks_of_every_part_are_run(name: str, batch: int) -> None:
+    switches = {"positions": "rotary" if name == "rotary" else "learned"}
+    gpt = model(9, embedding_norm=True, **switches)
+    ids, part, seen = torch.randint(V, (batch, 3)), gpt.get_submodule(name), []
+    plain = text(gpt, ids, 20, seed=3)
+    with part.register_forward_pre_hook(lambda *_: seen.append(1)):
+        assert text(gpt, ids, 20, seed=3) == plain
+    # Rotary positions turn queries and keys, dropout acts on both sub-layers.
+    assert len(seen) == (40 if name in ("rotary", "blocks.0.dropout") else 20)
+
+    def negate(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        return -output
+
+    with part.register_forward_hook(negate):
+        changed = text(gpt, ids, 20, seed=3)
+        assert changed == text(gpt, ids, 20, seed=3, use_cache=False)
+    if name != "rotary":  # both negated: their product is the same
+        assert changed != plain
+    assert text(gpt, ids, 20, seed=3) == plain
+
+
+@pytest.mark.parametrize("batch", [1, B])
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("wrong", [-1, V])
+def test_ids_outside_the_vocabulary_are_refused(
+    wrong: int, use_cache: bool, batch: int
+) -> None:
+    ids = torch.full((batch, 4), 2)
+    ids[-1, 1] = wrong
+    with pytest.raises(ValueError, match=r"token ids must be in 0\.\.22"):
+        text(model(8), ids, 5, use_cache=use_cache)
 
 
 @pytest.mark.parametrize("length", [0, 9])

@@ -116,7 +116,7 @@ class NumpyDecoder:
                 return False
         if model.embedding_norm is not None:
             norms.append(model.embedding_norm)
-        weights = list(model.parameters())
+        weights = list(model.parameters())  # a tied one once
         return (
             is_plain_part(model.token_embedding, "TokenEmbedding")
             and is_plain_part(
@@ -131,7 +131,7 @@ class NumpyDecoder:
             and all(type(m) is nn.Linear and is_plain(m) for m in linears)
             and all(type(p) is nn.Parameter and p.device.type == "cpu" for p in weights)
             and {p.dtype for p in weights} in ({torch.float32}, {torch.float64})
-            and model.n_parameters() <= LARGEST
+            and sum(p.numel() for p in weights) <= LARGEST
         )
 
     def __call__(self, ids: Int[Tensor, "1 1"], cache: Any) -> Float[Tensor, "1 1 V"]:

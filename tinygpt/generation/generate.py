@@ -5,6 +5,7 @@ What it leaves out: how one token is chosen (see `sampling`), text as it comes (
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -60,9 +61,11 @@ def make_decoder(
     model: LanguageModel, batch_size: int
 ) -> NumpyDecoder | TorchDecoder | None:
     """The fastest way to one more token of each text; None if only `model` will do."""
-    if batch_size == 1 and NumpyDecoder.fits(model):
-        return NumpyDecoder(model)
-    return TorchDecoder(model) if TorchDecoder.fits(model) else None
+    kinds = (NumpyDecoder, TorchDecoder) if batch_size == 1 else (TorchDecoder,)
+    for kind in kinds:
+        with suppress(ValueError):  # it does not fit
+            return kind(model)
+    return None
 
 
 def generate(

@@ -3,12 +3,14 @@
 What it leaves out: beam search, penalties for repetition.
 """
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def _check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
+def _check_options(temperature: float, top_k: int | None, top_p: float | None) -> None:
     """Raise ValueError for an option that is out of range."""
     if not temperature >= 0:  # nan is refused too
         raise ValueError(f"temperature must be at least 0, not {temperature}")
@@ -24,11 +26,12 @@ def next_token_probabilities(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Float[Tensor, "B V"]:
-    """The distribution that `sample_next_token` draws from.
+    """The distribution that `sample_next_token` draws from; every row sums to 1.
 
-    Logits are divided by `temperature` (0: all on the largest, the lowest id among
-    equals); then only the `top_k` largest stay; then only the smallest set of the
-    likeliest tokens whose probabilities reach `top_p`. The rest is scaled to sum to 1.
+    The softmax of the logits divided by `temperature` (0: all on the largest, the
+    lowest id among equals); then only the `top_k` likeliest tokens are kept; then only
+    the smallest set of the likeliest whose probabilities reach `top_p`. What is kept is
+    scaled to sum to 1. An infinite logit takes everything; a row of -inf is uniform.
 
     Source: Fan et al. (2018), "Hierarchical Neural Story Generation", section 5.4
     (top-k); Holtzman et al. (2020), "The Curious Case of Neural Text Degeneration",
@@ -40,13 +43,20 @@ def next_token_probabilities(
     >>> next_token_probabilities(torch.tensor([[2.0, 2.0, 1.0]]), top_k=2).tolist()
     [[0.5, 0.5, 0.0]]
     """
-    _check_sampling(temperature, top_k, top_p)
+    _check_options(temperature, top_k, top_p)
     if temperature == 0:
         winner = logits.argmax(dim=-1, keepdim=True)
         return torch.zeros_like(logits).scatter(-1, winner, 1.0)
-    scores = logits / temperature
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # The largest becomes 0 before the division, which then cannot overflow upwards.
+    limits = torch.finfo(logits.dtype)
+    largest = logits.amax(dim=-1, keepdim=True)
+    scores = (logits - largest).div_(min(max(temperature, limits.tiny), limits.max))
+    if not math.isfinite(largest.sum()):  # infinity minus infinity is nan
+        scores.masked_fill_(logits == largest, 0.0)
     if top_k is not None and top_k < scores.size(-1):
-        # No sorting: what is below the k-th largest goes, of its equals the later ones.
+        # Without sorting: drop what is below the k-th largest, and of its equals those
+        # with the highest ids.
         least = scores.topk(top_k).values[:, -1:]
         equal = scores == least
         room = top_k - (scores > least).sum(dim=-1, keepdim=True)
@@ -57,8 +67,9 @@ def next_token_probabilities(
         # Stable: of equal scores, the lower id counts as the likelier.
         order = scores.argsort(dim=-1, descending=True, stable=True)
         ranked = probabilities.gather(-1, order)
-        before = ranked.cumsum(dim=-1) - ranked
-        ranked = ranked.where(before < top_p, 0.0)
+        kept = ranked.cumsum(dim=-1) - ranked < top_p
+        kept[:, 0] = True  # even if top_p rounds to 0 in this precision
+        ranked = ranked.where(kept, 0.0)
         ranked = ranked / ranked.sum(dim=-1, keepdim=True)
         probabilities = probabilities.scatter(-1, order, ranked)
     return probabilities
@@ -71,9 +82,14 @@ def sample_next_token(
     top_p: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, " B"]:
-    """Draw one token per row from `next_token_probabilities`; same arguments."""
+    """Draw one token per row from `next_token_probabilities`; the same arguments.
+
+    Raises:
+        ValueError: as `next_token_probabilities`.
+        RuntimeError: a logit is nan.
+    """
     if temperature == 0:  # nothing to draw
-        _check_sampling(temperature, top_k, top_p)
+        _check_options(temperature, top_k, top_p)
         return logits.argmax(dim=-1)
     probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
     return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)

@@ -16,7 +16,7 @@ from tinygpt.config import GPTConfig
 from tinygpt.model.block import NORMS, TransformerBlock
 from tinygpt.model.embeddings import TokenEmbedding
 from tinygpt.model.kv_cache import KVCache
-from tinygpt.model.masking import causal_mask
+from tinygpt.model.masking import causal_mask, require_mask
 from tinygpt.model.positional import (
     LearnedPositions,
     RotaryPositions,
@@ -175,8 +175,7 @@ class GPT(nn.Module):
         if mask is None and past and n_new > 1:
             mask = causal_mask(n_new, past + n_new).to(ids.device)
         rotate = self.rotary and partial(self.rotary, positions=positions)
-        # With a cache there is nothing to save: it keeps what would be computed again.
-        recompute = self.recompute and self.training and cache is None
+        recompute = self.recompute and self.training
         x = self.embed(ids, positions)
         for layer, block in enumerate(self.blocks):
             extend = cache and partial(cache.extend, layer)
@@ -206,7 +205,7 @@ class GPT(nn.Module):
             positions: places in the text from 0, [T] or [B, T]; those after the cache
                 if not given.
             cache: keys and values of the same texts' earlier tokens; those of `ids` are
-                added.
+                added. Not for backward passes: it is written in place.
 
         Raises:
             ValueError: more tokens than context_length; an id or a position out of
@@ -240,21 +239,7 @@ class GPT(nn.Module):
                 f"not {list(positions.shape)}"
             )
         if mask is not None:
-            full = (n_texts, c.n_heads, n_new, n_all)
-            sizes = zip(reversed(mask.shape), reversed(full), strict=False)
-            fits = all(size in (1, whole) for size, whole in sizes)
-            if mask.ndim not in (2, 4) or not fits or mask.size(-1) != n_all:
-                raise ValueError(
-                    f"a mask must broadcast to {list(full)} and name every key, "
-                    f"not {list(mask.shape)}"
-                )
-            if mask.dtype != torch.bool:
-                raise ValueError(f"a mask must be True or False, not {mask.dtype}")
+            require_mask(mask, (n_texts, c.n_heads, n_new, n_all))
         if cache is not None:
+            cache.require_model(c.n_layers, c.n_heads, c.head_dim)
             cache.require_room(n_texts, n_new)
-            here = (c.n_layers, c.n_heads, c.head_dim)
-            if cache.model_shape != here:
-                raise ValueError(
-                    f"the cache is for layers, heads and head size {cache.model_shape}"
-                    f", the model has {here}"
-                )

@@ -38,6 +38,18 @@ class KVCache:
         self.batch_size = batch_size
         self.model_shape = (n_layers, n_heads, head_dim)
 
+    def require_model(self, n_layers: int, n_heads: int, head_dim: int) -> None:
+        """Check that the tables have the shape of a model's keys and values.
+
+        Raises:
+            ValueError: they have another.
+        """
+        if (given := (n_layers, n_heads, head_dim)) != self.model_shape:
+            raise ValueError(
+                "the cache is for layers, heads and head size "
+                f"{self.model_shape}, not {given}"
+            )
+
     def require_room(self, batch_size: int, n_tokens: int) -> None:
         """Check that `n_tokens` more of `batch_size` texts can be added.
 

@@ -9,6 +9,25 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 
+def require_mask(mask: Tensor, shape: tuple[int, int, int, int]) -> None:
+    """Check that `mask` says of all of `shape` [B, H, T, S] who may look.
+
+    Raises:
+        ValueError: it is not boolean, has other than 2 or 4 axes, does not broadcast to
+            `shape`, or its last axis is not S: one entry for all keys would be
+            misunderstood as one for the new token.
+    """
+    if mask.dtype != torch.bool:
+        raise ValueError(f"a mask must be True or False, not {mask.dtype}")
+    sizes = zip(reversed(mask.shape), reversed(shape), strict=False)
+    broadcasts = all(size in (1, whole) for size, whole in sizes)
+    if mask.ndim not in (2, 4) or not broadcasts or mask.size(-1) != shape[-1]:
+        raise ValueError(
+            f"a mask must broadcast to {list(shape)} and name every key, "
+            f"not {list(mask.shape)}"
+        )
+
+
 def causal_mask(n_queries: int, n_keys: int | None = None) -> Bool[Tensor, "T S"]:
     """Every token sees itself and what came before it.
 
