@@ -151,8 +151,7 @@ def test_extreme_numbers_give_a_distribution(
             assert top_k is None or (kept <= top_k).all()
             if top_p in TINY:  # the likeliest alone, the lowest id among equals
                 assert kept.tolist() == [1, 1]
-                if temperature <= 1:  # else they may all be equal
-                    assert probabilities[0].argmax() == row[0].argmax()
+                assert probabilities[0].argmax() == row[0].argmax()
             tokens = sample_next_token(row, *options)
             assert (probabilities.gather(1, tokens[:, None]) > 0).all()
 
@@ -175,6 +174,13 @@ def test_extreme_numbers_by_hand(
 ) -> None:
     row = next_token_probabilities(torch.tensor([logits]), temperature)[0]
     assert row.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_logits_that_round_to_the_same_probability_keep_their_rank() -> None:
+    row = torch.tensor([[0.0, 1.0, 1e-25]])
+    for options in ({"top_k": 2}, {"top_p": 0.7}):
+        assert next_token_probabilities(row, **options)[0, 0] == 0
+        assert next_token_probabilities(row, **options)[0, 2] > 0.2
 
 
 def test_a_logit_that_is_no_number_is_not_sampled_from() -> None:

@@ -54,18 +54,19 @@ def next_token_probabilities(
     scores = (logits - largest).div_(min(max(temperature, limits.tiny), limits.max))
     if not math.isfinite(largest.sum()):  # infinity minus infinity is nan
         scores.masked_fill_(logits == largest, 0.0)
+    # Tokens are ranked by their logits: scores may round different ones to the same.
     if top_k is not None and top_k < scores.size(-1):
         # Without sorting: drop what is below the k-th largest, and of its equals those
         # with the highest ids.
-        least = scores.topk(top_k).values[:, -1:]
-        equal = scores == least
-        room = top_k - (scores > least).sum(dim=-1, keepdim=True)
+        least = logits.topk(top_k).values[:, -1:]
+        equal = logits == least
+        room = top_k - (logits > least).sum(dim=-1, keepdim=True)
         excess = equal & (equal.cumsum(dim=-1) > room)
-        scores = scores.masked_fill((scores < least) | excess, -torch.inf)
+        scores = scores.masked_fill((logits < least) | excess, -torch.inf)
     probabilities = scores.softmax(dim=-1)
     if top_p is not None and top_p < 1:  # at 1, rounding must not drop the tail
-        # Stable: of equal scores, the lower id counts as the likelier.
-        order = scores.argsort(dim=-1, descending=True, stable=True)
+        # Stable: of equal logits, the lower id counts as the likelier.
+        order = logits.argsort(dim=-1, descending=True, stable=True)
         ranked = probabilities.gather(-1, order)
         kept = ranked.cumsum(dim=-1) - ranked < top_p
         kept[:, 0] = True  # even if top_p rounds to 0 in this precision
