@@ -31,7 +31,7 @@ SMALL = {
     "generate": {"--model": "first", "--max-new-tokens": "3", "--prompt": "the"},
     "chat": {"--model": "first", "--max-new-tokens": "3"},
     "finetune": {
-        "--model": "gpt2",
+        "--model": "exported",
         "--epochs": "0.1",
         "--batch-size": "2",
         "--window": "8",
@@ -52,7 +52,7 @@ PATHS = [
     "runs/first/run.json",
     "chats.jsonl",
     "runs/first",
-    "gpt2",
+    "exported",
     "small.tiktoken",
     "first",
 ]
@@ -62,7 +62,7 @@ PATHS += ["precious.txt/x", "runs/*", "**", "\0", "nowhere.txt", "-", "--", "han
 WORDS = [*map(str, NUMBERS), "nan", "inf", "-inf", "x", "🙂", "\ud800", "None", "True"]
 WORDS += ["0.0", "1e-30", "1e-320", "0.999999", "16", "64", "cpu", "cuda", "auto"]
 WORDS += ["float32", "bfloat16", "float16", "rotary", "sinusoidal", "swiglu", "muon"]
-WORDS += ["rmsnorm", "post", "zero", "cosine", "linear", "web", "full", "tiny", "gpt2"]
+WORDS += ["rmsnorm", "post", "zero", "cosine", "linear", "web", "full", "tiny", "x"]
 
 
 def options() -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 What it leaves out: what is done with them (see `fuzz`).
 """
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ NASTY: list[Any] = [
     *NUMBERS,
     *(float("nan"), float("inf"), -float("inf"), None, True, False),
     *("", " ", "x", "x" * 5000, "..", "../x", "/", "\0", "\ud800", "🙂", "\u2028"),
-    *("(a+)+$", "(?:", r"\p{L}*", ".*|", "auto", "gpt2", "nan", "1e5", "<|endoftext|>"),
+    *("(a+)+$", "(?:", r"\p{L}*", ".*|", "auto", "nan", "1e5", "<|endoftext|>"),
     *([], {}, [[]], [0], [None], {"": 0}, {"x": {"y": []}}, [1, 2], ["x"]),
 ]
 
@@ -40,7 +41,7 @@ def spoilt_bytes(data: st.DataObject, raw: bytes) -> bytes:
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The way to every value within a JSON value."""
     yield path
-    if isinstance(value, dict | list):
+    if isinstance(value, dict | list) and len(path) < 6:
         inner = value.items() if isinstance(value, dict) else enumerate(value)
         for key, below in list(inner)[:40]:
             yield from places(below, (*path, key))
@@ -51,7 +52,7 @@ def spoilt_json(data: st.DataObject, value: Any) -> Any:
     value = json.loads(json.dumps(value))
     for _ in range(data.draw(st.integers(1, 3))):
         way = data.draw(st.sampled_from(list(places(value))))
-        new = data.draw(st.sampled_from(NASTY))
+        new = copy.deepcopy(data.draw(st.sampled_from(NASTY)))
         if not way:
             value = data.draw(st.sampled_from([value, new]))
             continue
@@ -62,7 +63,7 @@ def spoilt_json(data: st.DataObject, value: Any) -> Any:
         if act == "change":
             holder[way[-1]] = new
         elif act == "nest":
-            for _ in range(data.draw(st.sampled_from([1, 50, 900]))):
+            for _ in range(data.draw(st.sampled_from([1, 50, 250]))):
                 holder[way[-1]] = [holder[way[-1]]]
         elif act == "remove":
             del holder[way[-1]]

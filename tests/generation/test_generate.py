@@ -192,6 +192,8 @@ def test_of_equal_logits_the_lower_ids_stay() -> None:
     equal = torch.zeros(1, 5)
     assert next_token_probabilities(equal, 0.0).tolist() == [[1, 0, 0, 0, 0]]
     assert next_token_probabilities(equal, top_k=2).tolist() == [[0.5, 0.5, 0, 0, 0]]
+    behind = next_token_probabilities(torch.tensor([[0.0, 9, 0, 0]]), top_k=2)
+    assert (behind > 0).tolist() == [[True, True, False, False]]
     many = next_token_probabilities(torch.zeros(1, 50_257), top_k=4)
     assert many[0].nonzero().flatten().tolist() == [0, 1, 2, 3]
     assert next_token_probabilities(equal, top_p=0.3).tolist() == [[0.5, 0.5, 0, 0, 0]]
