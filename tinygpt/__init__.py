@@ -10,9 +10,7 @@ the course: text, model, generation, training, finetuning. Importing the package
 nothing; each name below is loaded when it is first used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing's own name, known to type checkers, without its import
 if TYPE_CHECKING:
     from tinygpt.config import FinetuneConfig, GPTConfig, TrainConfig
     from tinygpt.course.exercises import check_answer
@@ -60,8 +58,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Load the module behind `name` when the name is first used."""
+    from importlib import import_module
+
     if name not in _MODULES:
         raise AttributeError(f"module 'tinygpt' has no attribute {name!r}")
     value = getattr(import_module(f"tinygpt.{_MODULES[name]}"), name)

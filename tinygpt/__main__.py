@@ -1,15 +1,18 @@
 """`python -m tinygpt` is the command `tinygpt`.
 
-Importing what the command line needs takes a moment, in which Ctrl-C has nothing to
-save: it ends the process at once, without a traceback.
+Where nothing is to be saved, while modules are imported or on the way out, Ctrl-C ends
+the process at once. Commands that can be stopped more gently say so themselves.
 """
 
 import os
 import signal
-from types import FrameType
+
+TYPE_CHECKING = False  # typing's own name, without its import
+if TYPE_CHECKING:
+    from types import FrameType
 
 
-def _leave(number: int = 0, frame: FrameType | None = None) -> None:
+def _leave(number: int = 0, frame: "FrameType | None" = None) -> None:
     """End now, as a shell expects of a program stopped by Ctrl-C."""
     os._exit(130)
 
@@ -21,10 +24,8 @@ def main() -> None:
 
     try:
         run()
-    except KeyboardInterrupt:  # another Ctrl-C on the way out
-        _leave()
-    finally:  # the interpreter's own way out prints a traceback for one more
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    finally:  # whoever changed the handler has put `_leave` back
+        signal.signal(signal.SIGINT, _leave)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ The front door of the package for scripts and notebooks; the command line uses i
 What it leaves out: all work. Each method calls the module of the course that does it.
 """
 
+import shutil
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -44,7 +46,6 @@ class LLM:
         self, model: GPT, tokenizer: Tokenizer, folder: Path | None = None
     ) -> None:
         self.model, self.tokenizer, self.folder = model.eval(), tokenizer, folder
-        self._temporary: TemporaryDirectory[str] | None = None
 
     @property
     def config(self) -> GPTConfig:
@@ -187,6 +188,7 @@ class LLM:
             UserError: the folder cannot be written, or holds a run.
         """
         path = Path(folder)
+        require(str(folder) != "", "the name of the folder is empty")
         require(
             not (path / "last.safetensors").exists() and not path.is_file(),
             f"{path} holds a run or is a file: give another folder",
@@ -273,12 +275,12 @@ def train(
         "the tokenizer decides the vocab_size: choose another tokenizer instead",
     )
     given = {"data": str(text)} | settings
+    own = tokenizer if isinstance(tokenizer, Tokenizer) else None
     if tokenizer is not None:
-        given["tokenizer"] = getattr(tokenizer, "name", str(tokenizer))
+        given["tokenizer"] = own.name if own else str(tokenizer)
     model_config, train_config = override(given, chosen.model, chosen.train)
 
     def run(path: Path) -> starting.Run:
-        own = tokenizer if isinstance(tokenizer, Tokenizer) else None
         return starting.pretrain(path, model_config, train_config, tokenizer=own)
 
     return _run(run, name, out, progress)
@@ -328,17 +330,22 @@ def _run(
     out: str | Path,
     progress: bool,
 ) -> LLM:
-    """Train the run that `start` makes in a folder of its own, to its end."""
-    temporary = None
-    if name is None:
-        temporary = TemporaryDirectory(prefix="tinygpt-")
-        out, name = temporary.name, "run"
-    path = run_path(Path(out), name)
-    run = start(path)
+    """Train the run that `start` makes, in a folder with a name or a temporary one."""
+    if name is not None:
+        return _trained(start(run_path(Path(out), name)), progress)
+    temporary = mkdtemp(prefix="tinygpt-")
+    try:
+        llm = _trained(start(Path(temporary, "run")), progress)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    weakref.finalize(llm, shutil.rmtree, temporary, ignore_errors=True)
+    return llm
+
+
+def _trained(run: starting.Run, progress: bool) -> LLM:
     for _ in run.reports(show_progress=progress):
         pass
     merge(run.model)  # adapters become part of the weights, if there are any
     remove_lora(run.model)
-    llm = LLM(run.model, run.tokenizer, path)
-    llm._temporary = temporary
-    return llm
+    return LLM(run.model, run.tokenizer, run.path)

@@ -6,7 +6,6 @@ and which values each may take (see `config`).
 """
 
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygpt.errors import require
-from tinygpt.files import read_json
+from tinygpt.files import plain_name, read_json
 
 SECTIONS = ("model", "train", "finetune")  # the objects of settings in a run.json
 DERIVED = ("vocab_size",)  # decided by the tokenizer
@@ -74,16 +73,9 @@ def run_path(out: Path, name: str) -> Path:
     """The folder of the run `name` in `out`.
 
     Raises:
-        UserError: `name` is not one plain part of a path.
+        UserError: `name` is not a plain name.
     """
-    plain = Path(name).name == name and name not in {"", ".", ".."}
-    require(
-        plain and not {"\0", "\\"} & set(name),
-        f"{name!r} cannot be the name of a run: give one word without slashes",
-    )
-    size = len(os.fsencode(name))
-    require(size <= 255, f"a run's name takes at most 255 bytes, and this one {size}")
-    return out / name
+    return out / plain_name(name)
 
 
 def check_sampling(

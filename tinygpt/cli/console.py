@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -101,18 +102,29 @@ def _reading() -> Iterator[None]:
 
 
 @contextmanager
-def one_interrupt() -> Iterator[None]:
-    """Let the first Ctrl-C raise KeyboardInterrupt, and no other on the way out."""
+def stoppable() -> Iterator[None]:
+    """Let the first Ctrl-C raise KeyboardInterrupt, so that files can be cleared away.
+
+    The next one acts as it did before: a second must not be lost if something in
+    between swallows the first, as imports from C do.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, before)
         raise KeyboardInterrupt
 
-    try:
-        before = signal.signal(signal.SIGINT, interrupt)
-    except ValueError:  # not in the main thread, which signals do not reach
+    before = signal.getsignal(signal.SIGINT)
+    with _handler(interrupt):
+        yield
+
+
+@contextmanager
+def _handler(handler: Any) -> Iterator[None]:
+    """Handle Ctrl-C by `handler` meanwhile; signals only reach the main thread."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    before = signal.signal(signal.SIGINT, handler)
     try:
         yield
     finally:
@@ -151,30 +163,35 @@ def converse(llm: Any, args: Chat) -> None:
     Raises:
         UserError: standard input cannot be read, or standard output not written.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # each Ctrl-C counts
     history: list[Message] = []
+    with _handler(signal.default_int_handler):  # every Ctrl-C stops one thing only
+        while (asked := _asked()) is not None:
+            word, _, rest = asked.partition(" ")
+            if word == "/quit":
+                return
+            if word == "/reset":
+                history.clear()
+                say("(forgotten)")
+            elif word == "/system" and rest:
+                history = [_message("system", rest)]
+                say("(a new conversation)")
+            elif word.startswith("/"):
+                say(f"({CHAT_COMMANDS})")
+            elif asked:
+                history += _turn(llm, [*history, _message("user", asked)], args)
+    say()
+
+
+def _asked() -> str | None:
+    """The next line, or None at the end of input."""
     while True:
         try:
             with _reading():
-                asked = input("You: ").strip()
+                return input("You: ").strip()
         except EOFError:
-            return say()
+            return None
         except KeyboardInterrupt:
             say("\n(/quit leaves)")
-            continue
-        word, _, rest = asked.partition(" ")
-        if word == "/quit":
-            return None
-        if word == "/reset":
-            history.clear()
-            say("(forgotten)")
-        elif word == "/system" and rest:
-            history = [_message("system", rest)]
-            say("(a new conversation)")
-        elif word.startswith("/"):
-            say(f"({CHAT_COMMANDS})")
-        elif asked:
-            history += _turn(llm, [*history, _message("user", asked)], args)
 
 
 def _message(role: str, content: str) -> Message:

@@ -66,11 +66,12 @@ def run_export(args: Export) -> None:
     from tinygpt.formats.huggingface import export_gpt2
     from tinygpt.formats.web import export_web
 
-    if args.format == "web":
-        export_web(llm.model, llm.tokenizer, args.out)
-    else:
-        dtype = getattr(torch, args.dtype)
-        export_gpt2(llm.model, llm.tokenizer, args.out, dtype=dtype)
+    with console.stoppable():
+        if args.format == "web":
+            export_web(llm.model, llm.tokenizer, args.out)
+        else:
+            dtype = getattr(torch, args.dtype)
+            export_gpt2(llm.model, llm.tokenizer, args.out, dtype=dtype)
     size = sum(file.stat().st_size for file in args.out.iterdir())
     say(f"{args.out}: {llm.model.n_parameters():,} parameters, {size / 1e6:.1f} MB")
 
@@ -131,7 +132,8 @@ def run_data(args: Data) -> None:
             raise UserError(
                 f"there is no text '{args.fetch}': choose {', '.join(CORPORA)}"
             )
-        return say(*find(args.fetch))
+        with console.stoppable():
+            return say(*find(args.fetch))
     for corpus in CORPORA.values():
         where = "ships with the course" if corpus.url is None else corpus.url
         say(f"{corpus.name:<17} {corpus.bytes:>9,} bytes  {corpus.what} ({where})")
@@ -144,7 +146,10 @@ def run_prepare(args: Prepare) -> None:
 
     workers = args.workers or os.cpu_count() or 1
     tokenizer = get_tokenizer(args.tokenizer)
-    told = prepare_tokens(args.text, args.out, tokenizer, workers, show_progress=True)
+    with console.stoppable():
+        told = prepare_tokens(
+            args.text, args.out, tokenizer, workers, show_progress=True
+        )
     say(
         f"{args.out}: {told.tokens:,} tokens of {told.tokenizer} as {told.dtype}, "
         f"{told.text_bytes / told.tokens:.2f} bytes per token"
@@ -204,8 +209,7 @@ def _run(words: list[str]) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run one command; what is wrong with the input becomes one sentence and code 2."""
     try:
-        with console.one_interrupt():
-            _run(sys.argv[1:] if argv is None else argv)
+        _run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         console.complain(error)
         sys.exit(2)
