@@ -304,8 +304,8 @@ def test_a_token_file_is_prepared_and_trained_on_like_its_text(
     assert capsys.readouterr().out == of_file
     for argv, sentence in (
         (["train", "text.tokens"], "text.tokens holds tokens of bpe-283"),
-        (["train", "gone.tokens"], "cannot read the token file gone"),
-        (["eval", "text.txt.tokens"], "cannot read the token file"),
+        (["train", "gone.tokens"], "there is no file gone.tokens"),
+        (["eval", "text.txt.tokens"], "there is no file text.txt.tokens"),
         ([*prepared, "--out", "text.tokens"], "text.tokens is there already"),
         ([*prepared, "--out", "text.bin"], "a token file is called NAME.tokens"),
         ([*prepared, "--out", "a.tokens", "--workers", "0"], "--workers 0 is out of"),
