@@ -11,16 +11,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 from conftest import COUNTED, ROOT
 from tiny_run import TEXT, assert_same_tensors, exit_code, words
 
-from tinygpt.cli.arguments import PresetName, Train
 from tinygpt.cli.main import main
-from tinygpt.cli.parsing import parse
 from tinygpt.config import GPTConfig, TrainConfig
 from tinygpt.finetuning.run import load_model
 from tinygpt.generation.generate import generate
@@ -92,33 +90,6 @@ def test_train_without_a_name_numbers_its_runs(
     names = {path.name for path in Path("numbered").iterdir()}
     assert names == {"tiny", "tiny-2", "tiny-3"}
     capsys.readouterr()
-
-
-def test_resume_without_a_name_takes_the_latest_of_the_preset(here: Path) -> None:
-    for age, name in enumerate(["tiny-2", "tiny", "seed", "mine"]):
-        main(words(here, name, steps=1, out="many"))
-        os.utime(Path("many", name, "run.json"), (age, age))
-    asked = [
-        parse(["train", "--resume", "--out", "many", *more])
-        for more in ([], ["--preset", "tiny"], ["--preset", "seed"], ["--preset=gpt2"])
-    ]
-    assert [args.name for args in asked] == ["mine", "tiny", "seed", None]
-    assert [args.train.steps for args in asked[:3]] == [1, 1, 1]
-    assert asked[-1].model == PRESETS["gpt2"].model
-    args = parse(["train", "--resume", "--out", "many", "--name", "seed", "--lr", "1"])
-    assert (args.name, args.train.lr, args.train.steps) == ("seed", 1.0, 1)
-    assert parse(["train", "--resume", "--out", "no-such-folder"]).name is None
-
-
-def test_a_preset_gives_the_defaults() -> None:
-    args = parse(["train", "--preset", "seed", "--batch-size", "7"])
-    assert args.model == PRESETS["seed"].model
-    assert (args.train.batch_size, args.train.lr) == (7, PRESETS["seed"].train.lr)
-    assert parse(["train"]) == Train()
-
-
-def test_the_presets_that_can_be_typed_are_those_there_are() -> None:
-    assert set(get_args(PresetName)) == set(PRESETS)
 
 
 def test_train_stopped_by_ctrl_c_says_how_to_go_on(
@@ -410,17 +381,6 @@ def test_a_run_of_adapters_is_used_like_any_other(
 
 
 # --- Bad input (see test_bad_inputs.py) --------------------------------------------
-
-
-@pytest.mark.parametrize("argv", [["generate"], ["eval"], ["chat"]])
-def test_there_is_no_run_yet(
-    argv: list[str], empty: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert exit_code(argv) == 2
-    assert capsys.readouterr().err == (
-        "tinygpt: there is no run in runs/ yet: train one with `tinygpt train`, or "
-        "give a --model\n"
-    )
 
 
 @pytest.mark.parametrize(

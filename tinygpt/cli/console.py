@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -220,9 +220,13 @@ def _turn(llm: Any, messages: list[Message], args: Chat) -> list[Message]:
 # --- Tables --------------------------------------------------------------------------
 
 
-def table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    """Lines with the columns of `rows` aligned; the first row holds their names."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines with the columns of `rows` aligned; the first row holds their names.
+
+    The last cell of a shorter row may reach over the columns that it lacks.
+    """
+    whole = [row for row in rows if len(row) == len(rows[0])]
+    widths = [max(map(len, column)) for column in zip(*whole, strict=True)]
     for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=False))
         yield "  ".join(cells).rstrip()

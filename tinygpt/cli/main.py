@@ -102,6 +102,7 @@ def run_tokenize(args: Tokenize) -> None:
 
         if args.save is None:
             raise UserError("say where the new vocabulary goes: --save NAME.tiktoken")
+        require(not args.save.is_dir(), f"{args.save} is a folder: name a file")
         text = load_text(args.train_on)
         text = text[: int(0.9 * len(text))]
         trained = train_bpe(text, args.vocab_size)
