@@ -443,6 +443,48 @@ def test_a_fault_of_ours_keeps_its_traceback(
         main(["generate"])
 
 
+def test_an_error_of_the_system_names_the_path_in_one_sentence(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a folder without permission, which a test that runs as root cannot make."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "secret/text.txt")
+
+    monkeypatch.setattr("tinygpt.llm.load_model", refused)
+    assert exit_code(["generate"]) == 2
+    assert capsys.readouterr().err == (
+        "tinygpt: cannot use secret/text.txt: Permission denied\n"
+    )
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything"
+)
+def test_folders_without_permission(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = here / "secret"
+    shutil.copytree("runs", secret)
+    secret.chmod(0)
+    try:
+        for argv in (
+            ["train", "secret/text.txt"],
+            ["train", "text.txt", "--out", "secret", "--name", "x"],
+            ["train", "--config", "secret/first/run.json"],
+            ["generate", "--model", "secret/first"],
+            ["eval", "secret", "--model", "runs/first"],
+            ["export", "--model", "runs/first", "--out", "secret/x", "--format", "web"],
+            ["runs", "--out", "secret"],
+        ):
+            assert exit_code(argv) == 2
+            err = capsys.readouterr().err
+            assert err.startswith("tinygpt: ")
+            assert err.count("\n") == 1
+    finally:
+        secret.chmod(0o700)
+
+
 def test_ctrl_c_before_training_is_quiet(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
