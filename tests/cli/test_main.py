@@ -446,7 +446,7 @@ def test_a_fault_of_ours_keeps_its_traceback(
 def test_an_error_of_the_system_names_the_path_in_one_sentence(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As for a folder without permission, which a test that runs as root cannot make."""
+    """As for a folder without permission, which a test run by root cannot make."""
 
     def refused(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "secret/text.txt")

@@ -1,5 +1,6 @@
-"""The command `tinygpt`.
+"""The command `tinygpt`: options in, calls of the package, lines out.
 
-`main` calls and prints, `arguments` says what can be typed, `console` speaks in the
-terminal. No work is done here.
+Read `main` first (the commands and how they end), then `runs` (train, finetune, the
+list of runs), `arguments` (what can be typed), `parsing` (how it is read) and `console`
+(streams, Ctrl-C, conversations). What it leaves out: all work.
 """
