@@ -6,6 +6,7 @@ and which values each may take (see `config`).
 """
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygpt.errors import require
-from tinygpt.files import plain_name, read_json
+from tinygpt.files import read_json
 
 SECTIONS = ("model", "train", "finetune")  # the objects of settings in a run.json
 DERIVED = ("vocab_size",)  # decided by the tokenizer
@@ -73,9 +74,18 @@ def run_path(out: Path, name: str) -> Path:
     """The folder of the run `name` in `out`.
 
     Raises:
-        UserError: `name` is not a plain name.
+        UserError: `name` is empty, "." or "..", holds a separator or an unprintable
+            character, or takes more than 255 bytes.
     """
-    return out / plain_name(name)
+    shown = name if name.isprintable() else repr(name)
+    plain = name.strip() not in {"", ".", ".."} and not set(name) & set("/\\:")
+    require(
+        plain, f"'{shown}' is not a name: give one word or more, without / and \\ and :"
+    )
+    require(name.isprintable(), f"the name {shown} holds an unprintable character")
+    size = len(os.fsencode(name))
+    require(size <= 255, f"a name may have 255 bytes, but this one has {size}")
+    return out / name
 
 
 def check_sampling(
