@@ -429,6 +429,23 @@ def test_standard_input_that_is_no_text(
     assert capsys.readouterr().err.startswith("tinygpt: standard input is not UTF-8")
 
 
+def test_standard_input_without_an_end(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Endless(io.StringIO):
+        """As /dev/zero: as much as is asked for."""
+
+        def read(self, size: int | None = -1) -> str:
+            assert size is not None
+            assert size > 0, "all of it is asked for"
+            return "\0" * size
+
+    monkeypatch.setattr("sys.stdin", Endless())
+    assert exit_code(["tokenize"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("tinygpt: standard input has more than 67,108,864 characters")
+
+
 # --- Ends of another kind ----------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from tinygpt.cli.arguments import Chat, Generate
 from tinygpt.errors import UserError, require
+from tinygpt.files import MAX_FILE
 
 Message = dict[str, str]
 CHAT_COMMANDS = "/reset forgets, /system TEXT instructs, /quit leaves"
@@ -78,10 +79,15 @@ def read_all() -> str:
     """All of standard input.
 
     Raises:
-        UserError: it is closed, or no text.
+        UserError: it is closed, no text, or has no end.
     """
     with _reading():
-        return sys.stdin.read()
+        text = sys.stdin.read(MAX_FILE + 1)
+    require(
+        len(text) <= MAX_FILE,
+        f"standard input has more than {MAX_FILE:,} characters: use a shorter text",
+    )
+    return text
 
 
 @contextmanager
