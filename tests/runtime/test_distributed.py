@@ -1,138 +1,129 @@
-"""distributed: a process alone adds up with itself, torchrun's words are understood."""
+"""distributed: what torchrun says is understood, and two ranks agree on numbers."""
 
+import json
 import os
-import time
-from collections.abc import Callable
+import socket
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import ROOT
 
 from tinygpt.errors import UserError
-from tinygpt.runtime.device import calm_threads, pick_device, pick_dtype, set_threads
 from tinygpt.runtime.distributed import World
 
-NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def said(monkeypatch: pytest.MonkeyPatch, *values: str | None) -> None:
+    """Let the environment hold these, in the order of NAMES, and no others."""
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in zip(NAMES, values, strict=False):
+        if value is not None:
+            monkeypatch.setenv(name, value)
 
 
 def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in NAMES:
-        monkeypatch.delenv(name, raising=False)
+    said(monkeypatch)
     world = World.from_environment()
     assert world == World(rank=0, size=1, local_rank=0)
     assert world.is_main
 
 
 def test_torchrun_says_who_a_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(NAMES, ("5", "8", "1"), strict=True):
-        monkeypatch.setenv(name, value)
+    said(monkeypatch, "5", "8", "1", "localhost", "29500")
     world = World.from_environment()
     assert (world.rank, world.size, world.local_rank) == (5, 8, 1)
     assert not world.is_main
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (("x", "2", "0"), "RANK=x, WORLD_SIZE=2, LOCAL_RANK=0 must be whole numbers"),
+        (("0", "2.0", "0"), "must be whole numbers"),
+        (("x",), "RANK is set without WORLD_SIZE"),
+        ((None, "2"), "WORLD_SIZE is set without RANK"),
+        (("0", "2"), "RANK is set without LOCAL_RANK"),
+        (("2", "2", "0"), "must be in 0..WORLD_SIZE - 1 = 1"),
+        (("-1", "2", "0"), "must be in 0..WORLD_SIZE - 1 = 1"),
+        (("0", "2", "2"), "RANK 0 and LOCAL_RANK 2 must be"),
+        (("0", "0", "0"), "must be in 0..WORLD_SIZE - 1 = -1"),
+        (("0", "2", "0"), "MASTER_ADDR is missing"),
+        (("0", "2", "0", "localhost"), "MASTER_PORT is missing"),
+    ],
+)
+def test_half_of_torchruns_words_are_refused(
+    values: tuple, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said(monkeypatch, *values)
+    with pytest.raises(UserError, match=words) as raised:
+        World.from_environment()
+    assert "start the processes with torchrun, or unset RANK" in str(raised.value)
+
+
+def test_others_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    said(monkeypatch, "0", "2", "0", "localhost", "no number")
+    world = World.from_environment()
+    with pytest.raises(UserError, match="the other processes cannot be reached"):
+        world.start("cpu")
+    world.stop()  # there is nothing to stop, and that is no error
 
 
 def test_alone_every_sum_is_ones_own() -> None:
     """Nothing is started: init_process_group would fail without an address."""
     world = World()
     world.start("cpu")
-    assert world.mean(2.5) == world.broadcast(2.5) == 2.5
+    assert world.sum(2.5) == world.mean(2.5) == world.broadcast(2.5) == 2.5
     world.barrier()
     world.stop()
 
 
-@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_are_calmed_unless_the_user_has_spoken(
-    before: str | None, after: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", before or "")  # put back at the end
-    if before is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
-    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    calm_threads()
-    assert os.environ["OMP_WAIT_POLICY"] == after
-    assert os.environ["GOMP_SPINCOUNT"] == "7"
-
-
-def clock_that_says(one: float, all_: float) -> Callable[[], float]:
-    """A clock by which work takes this long with one thread, or with more."""
-    now = 0.0
-
-    def clock() -> float:
-        nonlocal now
-        now += one if torch.get_num_threads() == 1 else all_
-        return now
-
-    return clock
-
-
-@pytest.mark.parametrize(("all_", "expected"), [(0.5, 3), (2.0, 1)])
-def test_all_threads_unless_one_is_faster(
-    all_: float, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = torch.get_num_threads()
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    monkeypatch.setattr(time, "perf_counter", clock_that_says(1.0, all_))
-    try:
-        assert set_threads() == torch.get_num_threads() == expected
-        assert set_threads(2) == torch.get_num_threads() == 2
-        assert set_threads(9) == torch.get_num_threads() == 3
-        monkeypatch.setenv("OMP_NUM_THREADS", "3")
-        assert set_threads(1) == torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_a_device_by_name() -> None:
-    assert pick_device("cpu") == torch.device("cpu")
+def test_a_device_for_each_process() -> None:
     assert World().pick_device("cpu") == torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["quantum", "cuda:99", "meta"])
-def test_a_device_that_is_not_there(name: str) -> None:
-    with pytest.raises(UserError, match=f"device '{name}' cannot be used here"):
-        pick_device(name)
+def has_loopback() -> bool:
+    """Whether two processes of this machine can talk at all."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
-@pytest.mark.parametrize(
-    ("gpu", "apple", "name"),
-    [
-        (True, False, "cuda"),
-        (False, True, "mps"),
-        (False, False, "cpu"),
-    ],
-)
-def test_auto_prefers_what_is_fastest(
-    gpu: bool, apple: bool, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
+TALK = """
+import json, sys
+from tinygpt.runtime.distributed import World
 
-    def empty(size: int, device: str) -> torch.Tensor:
-        """Take down what is asked for, and give what every machine has."""
-        asked.append(device)
-        return torch.zeros(size)
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apple)
-    monkeypatch.setattr(torch, "empty", empty)
-    pick_device()
-    World(rank=5, size=8, local_rank=1).pick_device()
-    assert asked == [name, "cuda:1" if name == "cuda" else name]
+world = World.from_environment()
+world.start("cpu")
+mine = [3.0, 10.0][world.rank]
+heard = [world.sum(mine), world.mean(mine), world.broadcast(mine)]
+world.barrier()
+world.stop()
+print(json.dumps([world.rank, heard]))
+"""
 
 
-def test_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert pick_dtype("float32", cpu) == torch.float32
-    assert pick_dtype("bfloat16", cpu) == torch.bfloat16
-    assert pick_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
-    assert pick_dtype("auto", torch.device("mps")) == torch.float32
-    for able, dtype in [(True, torch.bfloat16), (False, torch.float32)]:
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda able=able: able)
-        assert pick_dtype("auto", gpu) == dtype
-
-
-def test_what_each_rank_adds_to_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others are silent here, so each result is this rank's own share."""
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: None)
-    first, second = World(rank=0, size=2), World(rank=1, size=2)
-    assert (first.mean(3.0), second.mean(3.0)) == (1.5, 1.5)
-    assert (first.broadcast(3.0), second.broadcast(3.0)) == (3.0, 0.0)
+@pytest.mark.skipif(not has_loopback(), reason="the loopback interface is down")
+def test_two_ranks_agree() -> None:
+    """On the sum of 3 and 10, their mean, and what rank 0 says."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    there = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", TALK],
+            cwd=ROOT,
+            env={**os.environ, **there, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    told = [json.loads(process.communicate(timeout=120)[0]) for process in ranks]
+    assert told == [[0, [13.0, 6.5, 3.0]], [1, [13.0, 6.5, 3.0]]]

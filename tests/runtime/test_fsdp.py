@@ -1,4 +1,4 @@
-"""sharding: a process alone keeps all; what two do with it stands in test_resume."""
+"""fsdp: one process keeps whole weights; what two do is tested in test_resume."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,19 +10,19 @@ from torch import nn
 from tinygpt.config import TrainConfig
 from tinygpt.errors import UserError
 from tinygpt.presets import PRESETS
-from tinygpt.runtime import fsdp as sharding
+from tinygpt.runtime import fsdp
 
 
 def test_a_plain_tensor_is_whole() -> None:
     tensor, other = torch.zeros(3, 5), torch.ones(3, 5)
-    assert sharding.full_tensor(tensor) is tensor
-    assert sharding.shard_like(tensor, other) is other
-    assert not sharding.is_sharded_tensor(tensor)
-    assert not sharding.is_sharded(nn.Linear(3, 5))
+    assert fsdp.full_tensor(tensor) is tensor
+    assert fsdp.shard_like(tensor, other) is other
+    assert not fsdp.is_sharded_tensor(tensor)
+    assert not fsdp.is_sharded(nn.Linear(3, 5))
 
 
 class Sharded(nn.Linear):
-    """What `fully_shard` adds, as far as waiting goes."""
+    """What `fully_shard` adds for gradient accumulation."""
 
     waits = False
 
@@ -30,12 +30,12 @@ class Sharded(nn.Linear):
         self.waits = not on
 
 
-def test_gradients_wait_in_every_kind_of_model() -> None:
+def test_gradients_stay_on_their_rank_in_every_kind_of_model() -> None:
     plain, sharded = nn.Linear(3, 5), Sharded(3, 5)
-    with sharding.gradients_wait(plain):
+    with fsdp.no_gradient_sync(plain):
         plain(torch.ones(2, 3)).sum().backward()
     assert plain.weight.grad is not None
-    with sharding.gradients_wait(sharded):
+    with fsdp.no_gradient_sync(sharded):
         assert sharded.waits
     assert not sharded.waits
 
@@ -43,9 +43,9 @@ def test_gradients_wait_in_every_kind_of_model() -> None:
         """What DistributedDataParallel adds."""
 
         def no_sync(self) -> Any:
-            return sharding.gradients_wait(sharded)
+            return fsdp.no_gradient_sync(sharded)
 
-    with sharding.gradients_wait(Averaging(3, 5)):
+    with fsdp.no_gradient_sync(Averaging(3, 5)):
         assert sharded.waits
 
 

@@ -1,12 +1,14 @@
-"""A process among others under torchrun: its rank, and what they tell each other.
+"""One process among several under torchrun: its rank, and sums over all ranks.
 
-What it leaves out: starting the processes, which torchrun does.
+What it leaves out: starting the processes, which torchrun does; sharded weights (see
+`fsdp`).
 """
 
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tinygpt.errors import UserError, require
 from tinygpt.runtime.device import pick_device
 
 if TYPE_CHECKING:
@@ -15,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class World:
-    """A process among its fellows: `rank` of `size`, `local_rank` on its machine."""
+    """The process of rank `rank` among `size`; `local_rank` counts on its machine.
+
+    `sum`, `mean`, `broadcast` and `barrier` are collective: every rank must call them.
+    """
 
     rank: int = 0
     size: int = 1
@@ -28,47 +33,94 @@ class World:
 
     @classmethod
     def from_environment(cls) -> "World":
-        """As torchrun set it; one process alone if it did not."""
-        defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
-        return cls(*(int(os.environ.get(n, d)) for n, d in defaults.items()))
+        """What torchrun says in the environment; a process alone if it says nothing.
+
+        Raises:
+            UserError: a variable is missing, not a number or out of range.
+        """
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        given = {n: os.environ[n] for n in names if n in os.environ}
+        if not given:
+            return cls()
+        advice = "start the processes with torchrun, or unset RANK, WORLD_SIZE and "
+        advice += "LOCAL_RANK"
+        for name in names:
+            require(
+                name in given, f"{next(iter(given))} is set without {name}: {advice}"
+            )
+        try:
+            rank, size, local_rank = (int(given[name]) for name in names)
+        except ValueError as error:
+            said = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise UserError(f"{said} must be whole numbers: {advice}") from error
+        require(
+            0 <= rank < size and 0 <= local_rank < size,
+            f"RANK {rank} and LOCAL_RANK {local_rank} must be in 0..WORLD_SIZE - 1 = "
+            f"{size - 1}: {advice}",
+        )
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            require(size == 1 or name in os.environ, f"{name} is missing: {advice}")
+        return cls(rank, size, local_rank)
 
     def pick_device(self, name: str = "auto") -> "torch.device":
         """`pick_device`, with a GPU for each process; raises what that raises."""
         return pick_device(name, self.local_rank if self.size > 1 else None)
 
     def start(self, device_type: str) -> None:
-        """Meet the others: gloo, and nccl between GPUs. Nothing to do alone."""
+        """Connect to the other ranks: gloo, and nccl between GPUs. Nothing alone.
+
+        Raises:
+            UserError: the others cannot be reached.
+        """
         if self.size > 1:
             from torch import distributed
 
             both = "cpu:gloo,cuda:nccl"
-            distributed.init_process_group(both if device_type == "cuda" else "gloo")
+            try:
+                distributed.init_process_group(
+                    both if device_type == "cuda" else "gloo"
+                )
+            except (RuntimeError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(
+                    f"the other processes cannot be reached ({reason}): start all of "
+                    "them with torchrun"
+                ) from error
 
     def stop(self) -> None:
-        """Part from the others."""
+        """Disconnect from the other ranks."""
         if self.size > 1:
             from torch import distributed
 
-            distributed.destroy_process_group()
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
 
-    def mean(self, value: float) -> float:
-        """The mean of every process's `value`."""
-        return self._sum(value) / self.size
-
-    def broadcast(self, value: float) -> float:
-        """Rank 0's `value`, for all."""
-        return self._sum(value if self.is_main else 0.0)
-
-    def barrier(self) -> None:
-        """Go on when all are here."""
-        self._sum(0.0)
-
-    def _sum(self, value: float) -> float:
+    def sum(self, value: float | int) -> float:
+        """The sum of every rank's `value`."""
         if self.size == 1:
-            return value
+            return float(value)
         import torch
         from torch import distributed
 
         total = torch.tensor(value, dtype=torch.float64)
         distributed.all_reduce(total)
         return total.item()
+
+    def mean(self, value: float) -> float:
+        """The mean of every rank's `value`."""
+        return self.sum(value) / self.size
+
+    def broadcast(self, value: float) -> float:
+        """Rank 0's `value`, on every rank."""
+        if self.size == 1:
+            return value
+        import torch
+        from torch import distributed
+
+        sent = torch.tensor(value, dtype=torch.float64)
+        distributed.broadcast(sent, src=0)
+        return sent.item()
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        self.sum(0.0)
