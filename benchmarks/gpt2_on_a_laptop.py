@@ -31,7 +31,7 @@ def measure(variant: str, steps: int) -> dict[str, object]:
     from tinygpt.finetuning.lora import add_lora
     from tinygpt.model.gpt import GPT
     from tinygpt.presets import PRESETS
-    from tinygpt.training.evaluation import cross_entropy
+    from tinygpt.training.loss import NextTokenLoss
     from tinygpt.training.optimizers import make_optimizers
 
     torch.manual_seed(0)
@@ -44,7 +44,7 @@ def measure(variant: str, steps: int) -> dict[str, object]:
     times = []
     for _ in range(steps + 1):
         start = time.perf_counter()
-        cross_entropy(model, ids[:, :-1], ids[:, 1:]).backward()
+        NextTokenLoss(model)(ids[:, :-1], ids[:, 1:]).backward()
         optimizer.step()
         optimizer.zero_grad()
         times.append(time.perf_counter() - start)

@@ -32,7 +32,7 @@ from torch import Tensor
 from tinygpt.config import GPTConfig, TrainConfig, replace
 from tinygpt.model.gpt import GPT
 from tinygpt.presets import PRESETS
-from tinygpt.training.evaluation import cross_entropy
+from tinygpt.training.loss import NextTokenLoss
 from tinygpt.training.optimizers import make_optimizers
 from tinygpt.training.run import prepare
 
@@ -79,7 +79,7 @@ def step_cost(context: int, d_model: int, batch: int) -> dict[str, float]:
         return tensor
 
     def step() -> None:
-        cross_entropy(model, window[:, :-1], window[:, 1:]).backward()
+        NextTokenLoss(model)(window[:, :-1], window[:, 1:]).backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -40,7 +40,7 @@ from torch import Tensor
 
 from tinygpt.config import GPTConfig, TrainConfig
 from tinygpt.model.gpt import GPT
-from tinygpt.training.evaluation import cross_entropy
+from tinygpt.training.loss import NextTokenLoss
 from tinygpt.training.optimizers import make_optimizers
 
 CONTEXT, PEAK_SIZE = 128, 2048
@@ -77,7 +77,7 @@ def ours(shape: tuple[int, int, int, int]) -> tuple[Step, torch.optim.Optimizer]
     )
     model = GPT(config).train()
     (optimizer,) = make_optimizers(model, TrainConfig(weight_decay=0.01))
-    return lambda ids, targets: cross_entropy(model, ids, targets), optimizer
+    return NextTokenLoss(model), optimizer
 
 
 def transformers_gpt2(

@@ -13,13 +13,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinygpt.config import FinetuneConfig, GPTConfig
+from tinygpt.config import IGNORE_INDEX, FinetuneConfig, GPTConfig
 from tinygpt.errors import UserError
 from tinygpt.finetuning.chat import (
-    IGNORE,
     PackedBatches,
     answer,
-    chat_loss,
     chat_prompt,
     cut_history,
     pack,
@@ -31,6 +29,7 @@ from tinygpt.model.gpt import GPT
 from tinygpt.text.bpe_training import train_bpe
 from tinygpt.text.corpora import load_chats
 from tinygpt.training.checkpoint import RunFolder
+from tinygpt.training.loss import NextTokenLoss
 
 TOKENIZER = train_bpe("User: Where is it? Assistant: It is on its way. " * 3, 280)
 END = TOKENIZER.end_of_text
@@ -117,7 +116,8 @@ def test_packed_logits_equal_those_of_each_conversation_alone() -> None:
     model = small_model()
     packed = pack([CHAT, CHAT[:2], CHAT[2:]], TOKENIZER, window=64)
     assert packed.documents.max() >= 1  # some window holds two conversations
-    for ids, targets, documents, positions in zip(*packed[:], strict=True):
+    tables = packed.ids, packed.targets, packed.documents, packed.positions
+    for ids, targets, documents, positions in zip(*tables, strict=True):
         batch = (t.unsqueeze(0) for t in (ids, documents, positions))
         one, docs, place = batch
         from tinygpt.model.masking import document_mask
@@ -127,19 +127,19 @@ def test_packed_logits_equal_those_of_each_conversation_alone() -> None:
             here = documents == number
             alone = model(ids[here].unsqueeze(0))[0]
             torch.testing.assert_close(together[here], alone, atol=1e-5, rtol=1e-5)
-        assert (targets[documents == -1] == IGNORE).all()
+        assert (targets[documents == -1] == IGNORE_INDEX).all()
 
 
 def test_a_conversation_cannot_be_seen_from_its_neighbour() -> None:
     model = small_model()
     packed = pack([CHAT[:2], CHAT[2:]], TOKENIZER, window=64)
-    ids, targets, documents, positions = packed[:1]
+    ids, targets, mask, positions = packed[:1]
     assert len(packed) == 1
-    changed = ids.clone()
-    changed[documents == 0] = 7  # another first conversation
-    keep = targets.masked_fill(documents == 0, IGNORE)
-    one = chat_loss(model, ids, keep, documents, positions)
-    other = chat_loss(model, changed, keep, documents, positions)
+    changed, first = ids.clone(), packed.documents[:1] == 0
+    changed[first] = 7  # another first conversation
+    keep, loss = targets.masked_fill(first, IGNORE_INDEX), NextTokenLoss(model)
+    one = loss(ids, keep, mask, positions)
+    other = loss(changed, keep, mask, positions)
     torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
 
 
@@ -153,7 +153,7 @@ def test_chat_loss_is_the_mean_over_the_assistants_tokens() -> None:
         if own[i + 1]
     ]
     packed = pack([CHAT[:2]], TOKENIZER, window=64)
-    loss = chat_loss(model, *packed[:])
+    loss = NextTokenLoss(model)(*packed[:])
     torch.testing.assert_close(loss, torch.stack(by_hand).mean(), atol=1e-5, rtol=1e-5)
 
 

@@ -109,13 +109,6 @@ def test_probabilities_by_hand(options: dict, expected: list[float]) -> None:
     assert row.tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_an_infinite_row_leaves_the_others_as_they_are() -> None:
-    rows = torch.tensor([[math.inf, 0.0, 1.0], [2.0, 0.0, 1.0]])
-    both = next_token_probabilities(rows)
-    assert both[0].tolist() == [1, 0, 0]
-    assert torch.equal(both[1:], next_token_probabilities(rows[1:]))
-
-
 def test_at_temperature_zero_nothing_is_drawn() -> None:
     """Chance is left as it was, so that what is drawn next does not depend on it."""
     generator = torch.Generator().manual_seed(5)

@@ -4,23 +4,27 @@ import math
 from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tinygpt.config import GPTConfig
+from tinygpt.errors import UserError
+from tinygpt.fast import linear_cross_entropy
+from tinygpt.model.gpt import GPT
 from tinygpt.training.evaluation import (
     Evaluation,
     baselines,
     bigram,
-    cross_entropy,
     evaluate,
     longest_copy,
     unigram,
 )
+from tinygpt.training.loss import NextTokenLoss
 
 ROOT = Path(__file__).resolve().parents[2]
 B, T, V = 3, 5, 7
@@ -39,50 +43,30 @@ class Table(nn.Module):
         return self.logits[ids]
 
 
-# The loss.
-
-
-def test_cross_entropy_equals_torch() -> None:
-    model, (ids, targets) = Table(torch.randn(V, V)), torch.randint(V, (2, B, T))
-    targets[1, 2:] = -100
-    expected = F.cross_entropy(model(ids).mT, targets)
-    torch.testing.assert_close(cross_entropy(model, ids, targets), expected)
-
-
-def test_cross_entropy_by_hand() -> None:
-    """Odds of 3 to 1: surprises of ln(4/3), ln 4, ln(4/3), and one not counted."""
-    model = Table(torch.tensor([[0.0, math.log(3)]]).repeat(2, 1))
-    ids, targets = torch.tensor([[0, 1, 0, 1]]), torch.tensor([[1, 0, 1, -100]])
-    expected = (2 * math.log(4 / 3) + math.log(4)) / 3
-    loss = cross_entropy(model, ids, targets).item()
-    assert loss == pytest.approx(expected, abs=1e-6)
-
-
-def test_half_precision_logits_are_averaged_in_float32() -> None:
-    model = Table(torch.randn(V, V).bfloat16())
-    ids, targets = torch.randint(V, (2, B, T))
-    assert cross_entropy(model, ids, targets).dtype == torch.float32
+# One loss, three units.
 
 
 def test_units_by_hand() -> None:
-    """8 tokens of ln 16 nats are 32 bits; spread over 20 bytes, 1.6 each."""
-    result = Evaluation(math.log(16), tokens=8, bytes=20)
+    """8 targets of ln 16 nats; the 6 that are text have 24 bits in 15 bytes: 1.6."""
+    result = Evaluation(math.log(16), tokens=8, text_nats=6 * math.log(16), bytes=15)
     assert result.perplexity == pytest.approx(16)
     assert result.bits_per_byte == pytest.approx(1.6)
-    assert math.isfinite(Evaluation(1e6, 8, 20).perplexity)
+    assert math.isfinite(Evaluation(1e6, 8, 8e6, 20).perplexity)
 
 
+@pytest.mark.parametrize("wrapped", [True, False])
 @pytest.mark.parametrize("training", [True, False])
-def test_evaluate_counts_each_token_once(training: bool) -> None:
+def test_evaluate_counts_each_token_once(training: bool, wrapped: bool) -> None:
     """Batches of different size, with tokens that do not count, and one with none."""
     model = Table(torch.randn(V, V)).train(training)
-    byte_lengths = torch.tensor([1, 2, 3, 4, 6, 8, 11])
+    byte_lengths = [1, 2, 3, 0, 6, 8, 11]  # token 3 is special: no bytes, no nats
     batches = []
     for shape, ignored in [((4, 9), 3), ((1, 2), 0), ((2, 3), 3), ((5, 1), 0)]:
         ids, targets = torch.randint(V, (2, *shape))
         targets[:, :ignored] = -100
         batches.append((ids, targets))
-    result = evaluate(model, batches, byte_lengths)
+    loss = NextTokenLoss(model).train(training)
+    result = evaluate(loss if wrapped else model, batches, byte_lengths)
 
     pairs = [
         (i, t)
@@ -91,31 +75,57 @@ def test_evaluate_counts_each_token_once(training: bool) -> None:
         if t != -100
     ]
     logs = model.logits.detach().double().log_softmax(dim=1)
-    expected = -sum(logs[i, t].item() for i, t in pairs) / len(pairs)
-    assert result.nats_per_token == pytest.approx(expected, abs=1e-6)
+    nats = [-logs[i, t].item() for i, t in pairs]
+    assert result.nats_per_token == pytest.approx(sum(nats) / len(pairs), abs=1e-6)
+    text = [n for n, (_, t) in zip(nats, pairs, strict=True) if t != 3]
+    assert 0 < len(text) < len(pairs)
+    assert result.text_nats == pytest.approx(sum(text), abs=1e-4)
     assert result.tokens == len(pairs) == 4 * 6 + 2 + 5
     assert result.bytes == sum(int(byte_lengths[t]) for _, t in pairs)
     assert set(model.modes) == {(False, False)}  # no dropout, no gradients
     assert model.training == training
 
 
-def test_evaluate_takes_another_loss_and_hands_it_the_rest() -> None:
-    ids, targets, weights = *torch.randint(V, (2, B, T)), torch.rand(B, T)
+def test_mask_and_positions_reach_the_model() -> None:
+    class Nosy(Table):
+        def forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+            self.seen = mask, positions
+            return super().forward(ids)
 
-    def loss(model: nn.Module, ids: Tensor, targets: Tensor, rest: Tensor) -> Tensor:
-        assert rest is weights
-        return torch.tensor(2.0)
+    model, (ids, targets) = Nosy(torch.zeros(V, V)), torch.randint(V, (2, B, T))
+    mask, positions = torch.ones(B, 1, T, T, dtype=torch.bool), ids
+    result = evaluate(model, [(ids, targets, mask, positions)], [1] * V)
+    assert result.nats_per_token == pytest.approx(math.log(V))
+    assert model.seen[0] is mask
+    assert model.seen[1] is positions
 
-    model, ones = Table(torch.zeros(V, V)), torch.ones(V, dtype=torch.long)
-    result = evaluate(model, [(ids, targets, weights)], ones, loss)
-    assert result == Evaluation(2.0, B * T, B * T)
+
+def test_no_gradients_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor prepared for by the chunked head, which makes them in its forward pass."""
+    wanted = []
+
+    def watched(*arguments: Any) -> Any:
+        wanted.append(tuple(arguments[-1]))
+        return chunked(*arguments)
+
+    chunked = linear_cross_entropy.chunked
+    monkeypatch.setattr(linear_cross_entropy, "chunked", watched)
+    model = GPT(GPTConfig(V, T, d_model=8, n_heads=2, n_layers=1))
+    ids, targets = torch.randint(V, (2, B, T))
+    evaluate(model, [(ids, targets)], [1] * V)
+    assert wanted == [(False, False, False)]
+    NextTokenLoss(model)(ids, targets)  # while training does want them
+    assert [w[:2] for w in wanted[1:]] == [(True, True)]
 
 
-def test_nothing_to_evaluate() -> None:
-    model, nothing = Table(torch.zeros(V, V)), torch.full((B, T), -100)
-    batches = [(torch.zeros(B, T, dtype=torch.long), nothing)]
-    with pytest.raises(ValueError, match="no token to evaluate"):
-        evaluate(model, batches, torch.ones(V, dtype=torch.long))
+@pytest.mark.parametrize("target", [-100, 3])
+def test_nothing_to_evaluate(target: int) -> None:
+    """No target, or only special tokens, which are no text."""
+    model, lengths = Table(torch.zeros(V, V)).train(), [1, 1, 1, 0, 1, 1, 1]
+    batches = [(torch.zeros(B, T, dtype=torch.long), torch.full((B, T), target))]
+    with pytest.raises(UserError, match="there is no text to validate on"):
+        evaluate(model, batches, lengths)
+    assert model.training
 
 
 # The baselines.

@@ -1,6 +1,4 @@
-"""optimizers: who is decayed, who moves with Muon, and the learning rate's course."""
-
-import math
+"""optimizers: which weights are decayed, and which move with Muon."""
 
 import pytest
 import torch
@@ -10,7 +8,6 @@ from tinygpt.config import GPTConfig, TrainConfig
 from tinygpt.model.gpt import GPT
 from tinygpt.training.muon import Muon
 from tinygpt.training.optimizers import make_optimizers
-from tinygpt.training.schedule import lr_factor
 
 SMALL = {"vocab_size": 13, "context_length": 5, "d_model": 8, "n_heads": 2}
 
@@ -69,8 +66,48 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(tied: bool) ->
     assert muon.precision == torch.bfloat16
     assert muon.param_groups[0]["peak_lr"] == 0.03
     assert muon.param_groups[0]["momentum"] == 0.6
-    # Queries, keys and values are stacked in one matrix and cut before their step.
-    assert [p.shape for p in muon.pieces] == [(24, 8), (24, 8)]
+    # Queries, keys and values are stacked in one weight and split before their step.
+    stacked = [p.shape for p, n in muon.n_stacked.items() if n == 3]
+    assert stacked == [(24, 8), (24, 8)]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [{"d_ff": 24}, {"d_ff": 12, "activation": "swiglu"}],
+    ids=["three times as wide", "gated, one and a half times as wide"],
+)
+def test_a_wide_layer_is_not_taken_for_a_stack(shape: dict) -> None:
+    """Its weight has the shape of q, k and v, but the layer does not say so."""
+    model = GPT(GPTConfig(**SMALL, n_layers=1, **shape))
+    _, muon = make_optimizers(model, TrainConfig(optimizer="muon"))
+    wide = model.blocks[0].feed_forward.input.weight
+    assert wide.shape == model.blocks[0].attention.qkv.weight.shape == (24, 8)
+    assert muon.n_stacked[wide] == 1
+    assert muon.n_stacked[model.blocks[0].attention.qkv.weight] == 3
+
+
+def test_roles_follow_from_modules_not_from_names() -> None:
+    class Renamed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.headline_embedding = nn.Linear(3, 5)  # neither head nor embedding
+            self.words = nn.Embedding(7, 3)
+            self.out = nn.Linear(5, 7)
+            self.out.is_head = True
+
+    model = Renamed()
+    config = TrainConfig(optimizer="muon", lr=0.01, embedding_lr=0.02, head_lr=0.03)
+    adamw, muon = make_optimizers(model, config)
+    assert names_in(muon, model) == [{"headline_embedding.weight"}]
+    lrs = [group["lr"] for group in adamw.param_groups]
+    by_lr: dict[float, set[str]] = {}
+    for lr, names in zip(lrs, names_in(adamw, model), strict=True):
+        by_lr.setdefault(lr, set()).update(names)
+    assert by_lr == {
+        0.01: {"headline_embedding.bias"},
+        0.02: {"words.weight"},
+        0.03: {"out.weight", "out.bias"},
+    }
 
 
 def test_a_model_of_matrices_only_needs_no_adamw_and_a_frozen_one_nothing() -> None:
@@ -78,32 +115,3 @@ def test_a_model_of_matrices_only_needs_no_adamw_and_a_frozen_one_nothing() -> N
     (muon,) = make_optimizers(model, TrainConfig(optimizer="muon"))
     assert isinstance(muon, Muon)
     assert make_optimizers(model.requires_grad_(False), TrainConfig()) == []
-
-
-@pytest.mark.parametrize("step", range(4))
-def test_the_warm_up_rises_linearly(step: int) -> None:
-    config = TrainConfig(steps=10, warmup_steps=4)
-    assert lr_factor(step, 0.0, config) == (step + 1) / 4
-
-
-@pytest.mark.parametrize("progress", [0.0, 0.25, 0.5, 0.8, 1.0])
-def test_cosine(progress: float) -> None:
-    """Half a cosine down to the final share, as in SGDR's equation 5."""
-    config = TrainConfig(schedule="cosine", final_lr_fraction=0.1)
-    wanted = 0.1 + 0.5 * (1 - 0.1) * (1 + math.cos(math.pi * progress))
-    assert lr_factor(7, progress, config) == pytest.approx(wanted, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("progress", "wanted"),
-    [(0.0, 1.0), (0.4, 1.0), (0.7, 0.6), (0.85, 0.4), (1.0, 0.2), (1.5, 0.2)],
-)
-def test_linear_over_the_last_part(progress: float, wanted: float) -> None:
-    config = TrainConfig(schedule="linear", decay_fraction=0.6, final_lr_fraction=0.2)
-    assert lr_factor(7, progress, config) == pytest.approx(wanted, abs=1e-12)
-
-
-def test_constant_and_no_decay_at_all() -> None:
-    assert lr_factor(9, 0.99, TrainConfig(schedule="constant")) == 1.0
-    never = TrainConfig(schedule="linear", decay_fraction=0.0)
-    assert lr_factor(9, 1.0, never) == 1.0

@@ -132,7 +132,9 @@ def test_a_signal_from_outside(sign: signal.Signals, line: str, home: Path) -> N
         assert code == 130
         told = rest[-1]
         saved = RunFolder(run).load_last()[1]["step"]
-        assert told.startswith(f"Stopped after step {saved}. Go on with: tinygpt train")
+        assert told.startswith(
+            f"Stopped after step {saved}. Continue with: tinygpt train"
+        )
         again = [*shlex.split(told.partition("tinygpt ")[2]), "--prompt", ""]
     reached = series(run)[-1][0] if (run / "log.jsonl").exists() else 0
     assert reached < 3990

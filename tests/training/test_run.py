@@ -19,7 +19,8 @@ from tinygpt.text.dataset import Batches
 from tinygpt.text.tokenizer import Tokenizer
 from tinygpt.training import run as pretrain
 from tinygpt.training.checkpoint import RunFolder
-from tinygpt.training.evaluation import Evaluation, cross_entropy
+from tinygpt.training.evaluation import Evaluation, baselines
+from tinygpt.training.loss import NextTokenLoss
 from tinygpt.training.run import Corpus, draw_in, open_run, prepare, train_in
 from tinygpt.training.trainer import EvalReport
 
@@ -82,17 +83,23 @@ def test_a_sample_is_spread_over_the_split_and_the_same_each_time(
     result = corpus.evaluate(model, windows=3, batch_size=2)
     assert result == corpus.evaluate(model, windows=3, batch_size=2)
     assert result.tokens == 3 * 8
+    assert not result.whole_split
+    assert corpus.evaluate(model).whole_split
     middle = (len(corpus.val) - 9) // 2
     starts = [0, middle, len(corpus.val) - 9]
     x = torch.stack([corpus.val[s : s + 8] for s in starts])
     y = torch.stack([corpus.val[s + 1 : s + 9] for s in starts])
-    wanted = cross_entropy(model, x, y).item()
+    wanted = NextTokenLoss(model)(x, y).item()
     assert result.nats_per_token == pytest.approx(wanted, abs=1e-5)
 
 
-def test_baselines_stand_in_their_order(corpus: Corpus) -> None:
-    bits = corpus.baselines()
-    assert bits["uniform"] > bits["unigram"] > 0
+def test_baselines_know_the_training_part_and_guess_the_validation_part(
+    corpus: Corpus,
+) -> None:
+    bits, t = corpus.baselines(), corpus.tokenizer
+    assert bits == baselines(corpus.train, corpus.val, t.vocab_size, t.decode_bytes)
+    # Nine words, drawn alike: every guess beats that of a fair die.
+    assert all(bits[name] < bits["uniform"] for name in bits.keys() - {"uniform"})
     per_byte = math.log2(VOCAB_SIZE) * len(corpus.val)
     size = len(corpus.tokenizer.decode_bytes(corpus.val.tolist()))
     assert bits["uniform"] == pytest.approx(per_byte / size)
@@ -216,11 +223,11 @@ def test_only_the_main_process_writes(tmp_path: Path) -> None:
 
 
 def some_looks() -> list[EvalReport]:
-    facts = {"whole_split": False, "is_best": True, "is_last": False}
+    facts = {"is_best": True, "is_extra": False, "is_last": False}
     rest = {"tokens_per_second": 9.0, "seconds": 1.0, "seconds_left": 2.0}
+    seen = Evaluation(3.0, 20, 60.0, 60)
     return [
-        EvalReport(step, 3.5 - step, Evaluation(3.0, 20, 60), **facts, **rest)
-        for step in range(2)
+        EvalReport(step, 3.5 - step, seen, 3.0, **facts, **rest) for step in range(2)
     ]
 
 

@@ -25,7 +25,7 @@ from tinygpt.settings import convert, run_path
 def run_train(args: Train) -> None:
     """Train, printing every evaluation; then print a sample."""
     calm_threads()
-    from tinygpt.llm import LLM
+    from tinygpt.llm import LLM, load
     from tinygpt.starting import pretrain
 
     world = World.from_environment()
@@ -42,6 +42,7 @@ def run_train(args: Train) -> None:
         world.stop()
     if not world.is_main:
         return
+    llm = load(path)  # in training its weights may have been sharded
     kept, best = llm.evaluate(config.data), run.folder.load_best(run.model)
     say(
         f"Kept step {best['step']}: {kept.bits_per_byte:.4f} bits per byte, "

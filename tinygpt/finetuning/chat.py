@@ -14,19 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Int
+from torch import Tensor
 
+from tinygpt.config import IGNORE_INDEX
 from tinygpt.errors import UserError
 from tinygpt.generation.generate import generate
 from tinygpt.generation.streaming import stream_text
 from tinygpt.model.gpt import GPT
 from tinygpt.model.masking import document_mask
 from tinygpt.text.tokenizer import Tokenizer
-from tinygpt.training.evaluation import cross_entropy
 
 Message = dict[str, str]  # {"role": "user" or "assistant" or "system", "content": ...}
-IGNORE = -100  # PyTorch's mark for a target that does not count
 
 
 def render(
@@ -71,7 +70,7 @@ def chat_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
 class Packed:
     """Conversations packed into N windows of T tokens.
 
-    `targets` is IGNORE where the next token is not the assistant's; `documents`
+    `targets` is IGNORE_INDEX where the next token is not the assistant's; `documents`
     numbers the conversations of a window, so that none can look into another, and
     `positions` start from 0 in each.
     """
@@ -85,9 +84,9 @@ class Packed:
         return len(self.ids)
 
     def __getitem__(self, rows: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The four tables' `rows`, each [B, T]: the arguments of `chat_loss`."""
-        parts = (self.ids, self.targets, self.documents, self.positions)
-        return tuple(part[rows] for part in parts)  # type: ignore[return-value]
+        """The arguments of `NextTokenLoss`: ids, targets, mask and positions."""
+        mask = document_mask(self.documents[rows])  # [B, 1, T, T]
+        return self.ids[rows], self.targets[rows], mask, self.positions[rows]
 
 
 def pack(
@@ -117,7 +116,7 @@ def pack(
     filler = tokenizer.end_of_text or 0
     packed = Packed(
         torch.full(shape, filler),
-        torch.full(shape, IGNORE),
+        torch.full(shape, IGNORE_INDEX),
         torch.full(shape, -1),
         torch.zeros(shape, dtype=torch.long),
     )
@@ -126,7 +125,8 @@ def pack(
         for number, (ids, own) in enumerate(row_chats):
             here = slice(start, start + len(ids) - 1)
             targets = [
-                t if mine else IGNORE for t, mine in zip(ids[1:], own[1:], strict=True)
+                t if mine else IGNORE_INDEX
+                for t, mine in zip(ids[1:], own[1:], strict=True)
             ]
             packed.ids[i, here] = torch.tensor(ids[:-1])
             packed.targets[i, here] = torch.tensor(targets)
@@ -136,18 +136,6 @@ def pack(
     return packed
 
 
-def chat_loss(
-    model: nn.Module,
-    ids: Int[Tensor, "B T"],
-    targets: Int[Tensor, "B T"],
-    documents: Int[Tensor, "B T"],
-    positions: Int[Tensor, "B T"],
-) -> Float[Tensor, ""]:
-    """Mean cross-entropy at the assistant's tokens, in nats per token."""
-    mask = document_mask(documents)
-    return cross_entropy(model, ids, targets, mask=mask, positions=positions)
-
-
 class PackedBatches:
     """Batches of packed windows, each window once per epoch, in an order by seed."""
 
@@ -155,7 +143,7 @@ class PackedBatches:
         self.packed, self.batch_size, self.seed = packed, batch_size, seed
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, ...]:
-        """The arguments of `chat_loss`, [B, T] each, by seed, step and rank alone."""
+        """The arguments of `NextTokenLoss`, by seed, step and rank alone."""
         first = (step * world_size + rank) * self.batch_size
         rows = [self._row(p) for p in range(first, first + self.batch_size)]
         return self.packed[rows]

@@ -5,7 +5,7 @@ adapters (see `lora`) if asked, and hands all to the trainer. What it leaves out
 learning from preferences, and tools.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tinygpt.config import FinetuneConfig, from_dict
 from tinygpt.errors import UserError
-from tinygpt.finetuning.chat import PackedBatches, chat_loss, pack
+from tinygpt.finetuning.chat import PackedBatches, pack
 from tinygpt.finetuning.lora import add_lora, merge, remove_lora
 from tinygpt.formats.huggingface import load_gpt2
 from tinygpt.model.attention import MultiHeadAttention
@@ -26,7 +26,7 @@ from tinygpt.text.dataset import Batches, split_tokens, whole_split
 from tinygpt.text.tokenizer import Tokenizer
 from tinygpt.training import checkpoint
 from tinygpt.training.checkpoint import RunFolder
-from tinygpt.training.evaluation import Evaluation, cross_entropy, evaluate
+from tinygpt.training.evaluation import Evaluation, evaluate
 from tinygpt.training.trainer import EvalReport, Trainer
 
 PROMPTS = (
@@ -145,7 +145,6 @@ def prepare(config: FinetuneConfig, world: World | None = None) -> Finetuning:
         )
     size = config.batch_size
     lengths = torch.tensor(tokenizer.byte_lengths)
-    loss_fn: Callable[..., Tensor]
     batches: PackedBatches | Batches
     if holds_chats(config.data):
         chats = load_chats(config.data)
@@ -154,7 +153,7 @@ def prepare(config: FinetuneConfig, world: World | None = None) -> Finetuning:
             raise UserError(f"{config.data} holds {len(chats)} chats: give at least 2")
         train = pack(chats[:cut], tokenizer, window)
         val = pack(chats[cut:], tokenizer, window)
-        batches, loss_fn = PackedBatches(train, size, config.seed), chat_loss
+        batches = PackedBatches(train, size, config.seed)
         n_train, n_val, is_chat = len(train), len(val), True
 
         def val_batches() -> Iterator[tuple[Tensor, ...]]:
@@ -163,7 +162,7 @@ def prepare(config: FinetuneConfig, world: World | None = None) -> Finetuning:
         ids = tokenizer.encode(load_text(config.data))
         train_ids, val_ids = split_tokens(ids, window)
         batches = Batches(train_ids, window, size, config.seed)
-        loss_fn, n_train, is_chat = cross_entropy, batches.n_windows, False
+        n_train, is_chat = batches.n_windows, False
         n_val = len(val_ids) // window
 
         def val_batches() -> Iterator[tuple[Tensor, ...]]:
@@ -172,10 +171,10 @@ def prepare(config: FinetuneConfig, world: World | None = None) -> Finetuning:
     def look(model: nn.Module, whole: bool) -> Evaluation:
         device = next(model.parameters()).device
         on_device = (tuple(t.to(device) for t in batch) for batch in val_batches())
-        return evaluate(model, on_device, lengths, loss_fn)
+        return evaluate(model, on_device, lengths)
 
     config = config.with_steps(n_train, world.size if world else 1)
-    trainer = Trainer(model, batches, look, config, loss_fn, world)
+    trainer = Trainer(model, batches, look, config, world)
     return Finetuning(config, model, tokenizer, trainer, n_train, n_val, is_chat)
 
 

@@ -71,6 +71,9 @@ class GPT(nn.Module):
         )
         self.norm = NORMS[c.norm](c.d_model)
         self.head = nn.Linear(c.d_model, c.vocab_size, bias=c.head_bias)
+        # It makes the logits, and optimizers treat it so. torch says Tensor of any
+        # attribute.
+        self.head.is_head = True  # type: ignore[assignment]
         self.init_weights()
         if c.tie_head:  # Press and Wolf (2017), "Using the Output Embedding"
             self.head.weight = self.token_embedding.weight

@@ -257,7 +257,7 @@ class RunFolder:
                 best = trained(model)
                 if writes:
                     self.save_best(best, look.record())
-            if writes and not trainer.interrupted:  # that look is not of the series
+            if writes and not look.is_extra:
                 self.log(look.record())
             if gathers and (look.step >= due or look.is_last):
                 state = trainer.state()

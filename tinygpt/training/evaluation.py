@@ -8,27 +8,16 @@ benchmarks, human judgement.
 import lzma
 import math
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
+from tinygpt.config import IGNORE_INDEX
+from tinygpt.errors import require
 from tinygpt.training.loss import NextTokenLoss
-
-
-def cross_entropy(
-    model: nn.Module,
-    ids: Int[Tensor, "B T"],
-    targets: Int[Tensor, "B T"],
-    **view: Tensor | None,
-) -> Float[Tensor, ""]:
-    """Mean surprise of `model` at the tokens `targets`, in nats per token.
-
-    `NextTokenLoss` of a model that is not wrapped in it; `view` is mask and positions.
-    """
-    return NextTokenLoss(model)(ids, targets, **view)
 
 
 @dataclass(frozen=True)
@@ -36,8 +25,16 @@ class Evaluation:
     """A loss on some text, in every unit."""
 
     nats_per_token: float
+    """Mean over all targets."""
     tokens: int
+    """Targets."""
+    text_nats: float
+    """Sum over the targets that are text: special tokens, which stand for no byte, are
+    left out."""
     bytes: int
+    """Bytes of the targets that are text."""
+    whole_split: bool = True
+    """Whether it covers all of the text that was meant, or a sample of it."""
 
     @property
     def perplexity(self) -> float:
@@ -47,38 +44,43 @@ class Evaluation:
     @property
     def bits_per_byte(self) -> float:
         """Bits needed per byte of text (Gao et al., 2020, "The Pile", section 3.1)."""
-        return self.nats_per_token * self.tokens / math.log(2) / self.bytes
+        return self.text_nats / math.log(2) / self.bytes
 
 
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, ...]],
-    byte_lengths: Int[Tensor, " V"],
-    loss_fn: Callable[..., Tensor] = cross_entropy,
+    byte_lengths: Sequence[int] | Int[Tensor, " V"],
 ) -> Evaluation:
-    """The loss over all `batches` of (ids, targets, ...), each token counted once.
+    """The loss over all `batches`, each target counted once; dropout is off meanwhile.
 
-    Ids and targets are [B, T]; what follows goes to `loss_fn`, whose answer is a mean
-    in nats per token. `byte_lengths` holds the bytes of each token. Dropout is off
-    meanwhile.
+    Args:
+        model: gives logits, or is a `NextTokenLoss` around such a model.
+        batches: (ids, targets[, mask, positions]), the arguments of `NextTokenLoss`.
+        byte_lengths: bytes of each token of the vocabulary; 0 for special tokens.
 
     Raises:
-        ValueError: there is no target in `batches`.
+        UserError: `batches` hold no target, or none that is text.
     """
-    was_training, total, tokens, size = model.training, 0.0, 0, 0
+    loss = model if isinstance(model, NextTokenLoss) else NextTokenLoss(model)
+    lengths = torch.as_tensor(byte_lengths)
+    was_training, nats, text_nats, tokens, size = model.training, 0.0, 0.0, 0, 0
     model.eval()
     for ids, targets, *rest in batches:
-        counted = targets[targets != -100]
-        if not counted.numel():
-            continue  # a mean over nothing is nan
-        total += loss_fn(model, ids, targets, *rest).item() * counted.numel()
-        tokens += counted.numel()
-        size += int(byte_lengths[counted.cpu()].sum())
+        losses = loss(ids, targets, *rest, reduction="none").cpu().double()  # [B, T]
+        counted = targets.cpu() != IGNORE_INDEX
+        lengths_here = lengths[targets.cpu()[counted]]
+        nats += losses[counted].sum().item()
+        text_nats += losses[counted][lengths_here > 0].sum().item()
+        tokens += int(counted.sum())
+        size += int(lengths_here.sum())
     model.train(was_training)
-    if not tokens:
-        raise ValueError("no token to evaluate")
-    return Evaluation(total / tokens, tokens, size)
+    require(
+        size > 0,
+        "there is no text to validate on: give more of it, or longer answers",
+    )
+    return Evaluation(nats / tokens, tokens, text_nats, size)
 
 
 def unigram(

@@ -1,10 +1,10 @@
 """Muon: momentum whose matrix steps are made orthogonal before they are taken.
 
-The algorithm is `torch.optim.Muon`'s and so is its class; here matrices of one shape
-are orthogonalised together as one batch, in float32 if the processor is slow in
-bfloat16, and a matrix that stacks several others (queries, keys, values) can be cut
-into them first. A test shows that the steps are equal. What it leaves out: everything
-that is no matrix; AdamW trains that.
+The algorithm is that of `torch.optim.Muon`, which this subclasses. Here matrices of one
+shape are orthogonalised together, as one batch; the dtype of the products can be
+chosen; and a weight that stacks several matrices (queries, keys, values) is split into
+them first. A test shows that the steps are equal. What it leaves out: parameters that
+are not matrices, which AdamW trains.
 """
 
 import math
@@ -24,8 +24,8 @@ def orthogonalize(
 ) -> Float[Tensor, "N R S"]:
     """Push all singular values of each matrix towards 1 (to within about 0.7 to 1.2).
 
-    Each step applies a x + b x^3 + c x^5 to the singular values, using products of
-    matrices only (Newton-Schulz; Jordan et al., 2024).
+    Each step applies a x + b x^3 + c x^5 to the singular values, with matrix products
+    only (Newton-Schulz; Jordan et al., 2024).
     """
     a, b, c = COEFFICIENTS
     tall = matrices.size(-2) > matrices.size(-1)
@@ -42,8 +42,18 @@ def orthogonalize(
 class Muon(torch.optim.Muon):
     """`torch.optim.Muon` for matrices [R, S], one batch per shape.
 
-    `pieces` maps a parameter to the number of equal blocks of rows that are
-    orthogonalised each on its own. `precision` is the type of the matrix products.
+    Args:
+        params: the matrices.
+        lr: learning rate, also that of the decay.
+        momentum: of the gradient; Nesterov's form.
+        weight_decay: per unit of learning rate, decoupled as in AdamW.
+        steps: Newton-Schulz steps.
+        n_stacked: how many matrices of equal height a parameter stacks, if not 1; each
+            is orthogonalised on its own.
+        precision: dtype of the matrix products.
+
+    Raises:
+        ValueError: a parameter is not a matrix.
     """
 
     def __init__(
@@ -53,20 +63,20 @@ class Muon(torch.optim.Muon):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         steps: int = 5,
-        pieces: dict[Tensor, int] | None = None,
+        n_stacked: dict[Tensor, int] | None = None,
         precision: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(
             params, lr=lr, momentum=momentum, weight_decay=weight_decay, ns_steps=steps
         )
-        self.pieces = pieces or {}
+        self.n_stacked = n_stacked or {}
         self.precision = precision
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Take one step along the orthogonalised momentum of every matrix."""
         for group in self.param_groups:
-            same_shape = defaultdict(list)  # (rows, columns) -> (weight, direction)
+            same_shape = defaultdict(list)  # (rows, columns) -> (matrix, direction)
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
@@ -76,15 +86,14 @@ class Muon(torch.optim.Muon):
                 momentum = state["momentum_buffer"]
                 momentum.lerp_(weight.grad, 1 - group["momentum"])
                 nesterov = weight.grad.lerp(momentum, group["momentum"])
-                n = self.pieces.get(weight, 1)
-                for piece, direction in zip(
-                    weight.chunk(n), nesterov.chunk(n), strict=True
-                ):
-                    same_shape[piece.shape].append((piece, direction))
+                n = self.n_stacked.get(weight, 1)
+                parts = zip(weight.chunk(n), nesterov.chunk(n), strict=True)
+                for matrix, direction in parts:
+                    same_shape[matrix.shape].append((matrix, direction))
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
             for (rows, columns), pairs in same_shape.items():
                 stacked = torch.stack([direction for _, direction in pairs])
                 steps = orthogonalize(stacked.to(self.precision), group["ns_steps"])
                 lr = group["lr"] * math.sqrt(max(1.0, rows / columns))
-                for (piece, _), update in zip(pairs, steps, strict=True):
-                    piece.add_(update, alpha=-lr)
+                for (matrix, _), update in zip(pairs, steps, strict=True):
+                    matrix.add_(update, alpha=-lr)

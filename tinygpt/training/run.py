@@ -86,7 +86,9 @@ class Corpus:
             taken = self.val[index]  # [windows, T + 1]
             batches = ((t[:, :-1], t[:, 1:]) for t in taken.split(batch_size))
         on_device = ((x.to(device), y.to(device)) for x, y in batches)
-        return evaluate(model, on_device, self.byte_lengths)
+        evaluation = evaluate(model, on_device, self.byte_lengths)
+        is_whole = windows is None or windows >= n_windows
+        return replace(evaluation, whole_split=is_whole)
 
     def baselines(self) -> dict[str, float]:
         """Bits per byte of predictors without a network on the validation split."""
@@ -169,7 +171,10 @@ def prepare(
 
 
 def train_in(
-    folder: RunFolder, run: Pretraining, resume: bool, show_progress: bool = False
+    folder: RunFolder,
+    run: Pretraining,
+    resume: bool,
+    show_progress: bool = False,
 ) -> Iterator[EvalReport]:
     """Train and keep everything in `folder`; with `resume`, go on if there is a state.
 

@@ -1,16 +1,16 @@
 """The training loop, for any `nn.Module` and any batches.
 
-Next batch, loss, gradients, step; now and then an evaluation. The trainer yields an
+Next batches, loss, gradients, step; now and then an evaluation. `Trainer.run` yields an
 `EvalReport` each time, and whoever runs it prints, logs and saves. What it leaves out:
-files (see `checkpoint`), the learning rate's course and who takes which step (see
-`optimizers`), what a token is (see `tokenizer`).
+files (see `run` and `checkpoint`), the learning rate over time (see `schedule`), which
+optimizer moves which weights (see `optimizers`), tokenizers.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -18,15 +18,24 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from tinygpt.config import TrainConfig
+from tinygpt.config import IGNORE_INDEX, TrainConfig
 from tinygpt.errors import UserError
-from tinygpt.runtime import fsdp as sharding
+from tinygpt.runtime import fsdp
 from tinygpt.runtime.device import gentle_interrupt, pick_dtype, set_threads
 from tinygpt.runtime.distributed import World
-from tinygpt.training.evaluation import Evaluation, cross_entropy
+from tinygpt.training.evaluation import Evaluation
+from tinygpt.training.loss import NextTokenLoss
 from tinygpt.training.muon import Muon
 from tinygpt.training.optimizers import make_optimizers
-from tinygpt.training.schedule import lr_factor
+from tinygpt.training.schedule import lr_factor, position
+from tinygpt.training.state import gather_state, restore_state
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def count_targets(batch: tuple[Tensor, ...]) -> int:
+    """How many targets of a batch (ids, targets, ...) count."""
+    return int((batch[1] != IGNORE_INDEX).sum())
 
 
 @runtime_checkable
@@ -34,25 +43,34 @@ class BatchSource(Protocol):
     """Where training batches come from: a pure function of the step."""
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, ...]:
-        """The (ids, targets, ...) of one step, [B, T] each."""
+        """The (ids, targets[, mask, positions]) of one step, ids and targets [B, T]."""
 
 
 @dataclass(frozen=True)
 class EvalReport:
-    """What a look at the losses showed, after `step` optimizer steps."""
+    """What an evaluation after `step` optimizer steps showed."""
 
     step: int
     training_loss: float
-    """Mean over the steps since the last look, in nats per token."""
+    """Mean over all targets since the last report, in nats per token."""
     validation: Evaluation
-    whole_split: bool
-    """Whether `validation` covers the whole validation split or a sample of it."""
+    """On the whole validation split in the last report, else on a sample of it."""
+    selection_loss: float
+    """Nats per token on the sample, the same in every report: it decides `is_best`."""
     is_best: bool
+    is_extra: bool
+    """Made because of Ctrl-C, out of turn: it decides nothing and is not for the log,
+    so that a run that goes on ends like one that was never stopped."""
     is_last: bool
     tokens_per_second: float
     seconds: float
     """Training time so far, earlier parts of a resumed run included."""
     seconds_left: float
+
+    @property
+    def whole_split(self) -> bool:
+        """Whether `validation` covers the whole validation split."""
+        return self.validation.whole_split
 
     def __str__(self) -> str:
         minutes, seconds = divmod(round(self.seconds_left), 60)
@@ -72,24 +90,42 @@ class EvalReport:
             "bits_per_byte": self.validation.bits_per_byte,
             "perplexity": self.validation.perplexity,
             "whole_split": self.whole_split,
+            "selection_loss": self.selection_loss,
             "tokens_per_second": self.tokens_per_second,
             "seconds": self.seconds,
         }
 
 
+@dataclass
+class Tally:
+    """What is counted from one report to the next, over all ranks."""
+
+    nats: float = 0.0
+    targets: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
 class Trainer:
     """Trains `model` as `config` says.
 
-    Chance is a pure function of seed, step and rank, as are the batches; so a run that
-    is resumed from `state` goes on exactly as it would have.
+    Random numbers are a pure function of seed, step and rank, and so are the batches; a
+    run that is resumed from `state` goes on exactly as it would have. Which dtype and
+    how many threads "auto" means follows from machine and model (see `choices`).
+
+    The weights of the report with the lowest `selection_loss` are the best. Every
+    report measures it on the same sample of the validation split, the last one too,
+    whose `validation` covers the whole split and therefore compares with no other.
 
     Args:
-        model: any module; it is moved to the device.
-        batches: gives (ids, targets, ...) for every step.
-        evaluate: takes the model and whether to use the whole validation split.
+        model: any module that maps ids to logits; it is moved to the device.
+        batches: gives (ids, targets[, mask, positions]) for every step.
+        evaluate: takes a loss (see below) and whether to use the whole validation
+            split; returns an `Evaluation`, for example that of `evaluation.evaluate`.
         config: how to train.
-        loss_fn: takes the model and a batch, returns the mean loss in nats per token.
-        world: this process among its fellows.
+        world: this process among the others.
+        loss: makes a module of the model that takes a batch and `reduction`. DDP,
+            `fully_shard` and torch.compile wrap this module.
 
     Raises:
         UserError: the device that `config` names is not there.
@@ -101,233 +137,166 @@ class Trainer:
         batches: BatchSource,
         evaluate: Callable[[nn.Module, bool], Evaluation],
         config: TrainConfig,
-        loss_fn: Callable[..., Tensor] = cross_entropy,
         world: World | None = None,
+        loss: Callable[[nn.Module], nn.Module] = NextTokenLoss,
     ) -> None:
         self.world = world or World()
         self.device = self.world.pick_device(config.device)
-        fast = pick_dtype(config.dtype, self.device) == torch.bfloat16
-        fast = bool(self.world.broadcast(float(fast)))  # its timing decides for all
-        self.dtype = torch.bfloat16 if fast else torch.float32
-        self.threads = set_threads()
-        if config.steps is None:
-            raise ValueError("fill in how many steps the epochs take: `with_steps`")
-        self.config, self.batches, self.steps = config, batches, config.steps
-        self.evaluate, self.loss_fn = evaluate, loss_fn
+        n_parameters = sum(p.numel() for p in model.parameters())
+        self.dtype = pick_dtype(config.dtype, self.device, n_parameters)
+        self.threads = set_threads(n_parameters)
+        self.config, self.batches, self.evaluate = config, batches, evaluate
         self.model = model.to(self.device)
+        self.loss = loss(self.model)
         if config.sharding == "full" and self.world.size > 1:
-            sharding.shard(self.model, self.device.type, self.world.size)
+            fsdp.shard(self.loss, self.device.type, self.world.size)
         self.optimizers = make_optimizers(self.model, config, self.dtype)
-        self.step, self.seconds = 0, 0.0
-        self.losses: list[float] = []  # since the last look
+        self.step, self.seconds, self.tally = 0, 0.0, Tally()
         self.best, self.reports_since_best = math.inf, 0
-        self.interrupted = False
-
-    @property
-    def over(self) -> bool:
-        """Whether the run has come to its end, by length or by lost patience."""
-        patience = self.config.patience
-        tired = patience is not None and self.reports_since_best >= patience
-        return tired or self.progress() >= 1
-
-    def progress(self) -> float:
-        """The part of the run that is behind us, from 0 to 1; rank 0's clock counts."""
-        c = self.config
-        if c.minutes is not None:
-            passed = self.world.broadcast(self.seconds)
-            return min(1.0, passed / (60 * c.minutes))
-        return min(1.0, self.step / self.steps)
+        self.interrupted, self._clock = False, 0.0
 
     def run(self, show_progress: bool = False) -> Iterator[EvalReport]:
-        """Train to the end; yield a look at step 0, at every interval and at the end.
+        """Train to the end; yield a report at step 0, at every interval and at the end.
 
-        Ctrl-C lets the current step finish, yields a last look and ends the run.
+        Ctrl-C lets the current step finish, yields a last report and ends the run. Time
+        that the caller spends on a report is not training time.
+
+        Args:
+            show_progress: a bar on standard error, if that is a terminal.
 
         Raises:
-            UserError: the loss is not a finite number.
+            UserError: a loss is not finite, or there is no target to validate on.
         """
-        train_model = self._wrapped()
-        self.interrupted = False
-        clock = time.perf_counter()
-        bar = tqdm(
-            total=None if self.config.minutes else self.config.steps,
-            initial=self.step,
-            unit="step",
-            disable=None if show_progress and self.world.is_main else True,
-            leave=False,
-        )
-        with bar, gentle_interrupt() as ctrl_c:
-            if math.isinf(self.best):  # nothing has been looked at yet
-                self.losses = [self._first_loss()]
-                yield self._look(tokens=0, stepping=1.0)
-            tokens, stepping = 0, 0.0
-            while not self.over and not self.interrupted:
-                begun = time.perf_counter()
-                tokens += self._take_step(train_model)
-                stepping += time.perf_counter() - begun
-                self.seconds += time.perf_counter() - clock
-                clock = time.perf_counter()
+        c, self.interrupted, loss = self.config, False, self._wrapped_loss()
+        self._clock = time.perf_counter()
+        total = None if c.minutes else c.steps
+        off = None if show_progress and self.world.is_main else True  # None: by itself
+        with (
+            tqdm(total=total, initial=self.step, disable=off, leave=False) as bar,
+            gentle_interrupt() as ctrl_c,
+        ):
+            if math.isinf(self.best):  # a new run: how good is it untrained?
+                self._count_first_batch()
+                yield self._report()
+                self._clock = time.perf_counter()
+            while not self.is_over and not self.interrupted:
+                self._take_step(loss)
                 bar.update()
-                look_now = self.step % self.config.eval_interval == 0 or self.over
-                if look_now or self._shall_stop(ctrl_c()):
-                    look = self._look(tokens, stepping)
-                    bar.set_postfix_str(f"loss {look.validation.nats_per_token:.3f}")
-                    yield look
-                    tokens, stepping = 0, 0.0
+                in_turn = self.step % c.eval_interval == 0 or self.is_over
+                asked = self.world.broadcast(float(ctrl_c()))  # all end together
+                self.interrupted = bool(asked) and not self.is_over
+                if in_turn or self.interrupted:
+                    report = self._report(is_extra=not in_turn)
+                    bar.set_postfix_str(f"loss {report.selection_loss:.3f}")
+                    yield report
+                    self._clock = time.perf_counter()
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a resumed run needs: tensors, facts for JSON. All processes must ask."""
-        tensors = {f"model.{name}": t for name, t in self._kept().items()}
-        names: dict[Tensor, str] = {p: n for n, p in self.model.named_parameters()}
-        for optimizer in self.optimizers:
-            for p, slots in optimizer.state.items():
-                tensors |= {f"{slot}.{names[p]}": t for slot, t in slots.items()}
-        tensors = {
-            name: sharding.full_tensor(t.detach()) for name, t in tensors.items()
-        }
-        facts = {
-            "step": self.step,
-            "seconds": self.seconds,
-            "losses": self.losses,
-            "best": self.best,
-            "reports_since_best": self.reports_since_best,
-            "optimizer": self.config.optimizer,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "threads": self.threads,
-        }
-        return tensors, facts
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has come to its end, by length or by lost patience."""
+        patience = self.config.patience
+        has_lost_patience = patience is not None and self.reports_since_best >= patience
+        return has_lost_patience or self.position >= (self.config.steps or 0)
 
-    @torch.no_grad()
-    def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Go back to where `state` was taken.
+    @property
+    def position(self) -> float:
+        """Where the run stands in its schedule (see `schedule.position`)."""
+        return position(self.step, self.seconds, self.config)
 
-        Raises:
-            UserError: the state belongs to another model or optimizer.
+    def _take_step(self, loss: nn.Module) -> None:
+        """One optimizer step, on the mean over the targets of all rounds and ranks.
+
+        A round without a target adds nothing, and a step without one changes nothing.
         """
-        kept = self._kept()
-        owner = {
-            p: o for o in self.optimizers for g in o.param_groups for p in g["params"]
-        }
-        try:
-            if facts["optimizer"] != self.config.optimizer:
-                raise ValueError(f"it was made with {facts['optimizer']}")
-            if missing := [name for name in kept if f"model.{name}" not in tensors]:
-                raise ValueError(f"it lacks {missing[0]}")
-            for key, saved in tensors.items():
-                slot, name = key.split(".", 1)  # slot: "model", or the optimizer's own
-                mine = kept[name]
-                if saved.shape != mine.shape and slot != "step":  # that is a count
-                    raise ValueError(f"{name} is {list(saved.shape)} there")
-                share = sharding.shard_like(mine, saved.to(self.device))
-                if slot == "model":
-                    mine.copy_(share)
-                else:
-                    owner[mine].state[mine][slot] = share
-            self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
-            self.losses, self.best = list(facts["losses"]), float(facts["best"])
-            self.reports_since_best = int(facts["reports_since_best"])
-            if self.config.dtype == "auto":  # as it was picked then, not timed anew
-                kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-                self.dtype = kinds[facts["dtype"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"the saved state does not fit this model and optimizer ({error}): "
-                "resume with the settings that the run was started with"
-            ) from error
-        for optimizer in self.optimizers:
-            if isinstance(optimizer, Muon):
-                optimizer.precision = self.dtype
-        if "threads" in facts:  # their number decides how sums are rounded
-            self.threads = set_threads(int(facts["threads"]))
-
-    def _kept(self) -> dict[str, Tensor]:
-        """Trained parameters and lasting buffers; a frozen base stays out."""
-        own: dict[str, Tensor] = dict(self.model.named_buffers())
-        own |= {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        return {name: own[name] for name in self.model.state_dict() if name in own}
-
-    def _wrapped(self) -> nn.Module:
-        """The model as the step uses it: compiled, and averaging over processes."""
-        model = torch.compile(self.model) if self.config.compile else self.model
-        if self.world.size > 1 and not sharding.is_sharded(self.model):
-            model = DistributedDataParallel(model, broadcast_buffers=False)
-        return model  # type: ignore[return-value]
-
-    def _batch(self, index: int) -> tuple[Tensor, ...]:
-        batch = self.batches.at(index, self.world.rank, self.world.size)
-        return tuple(t.to(self.device) for t in batch)
-
-    def _autocast(self) -> torch.autocast:
-        on = self.dtype != torch.float32
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=on)
-
-    @torch.no_grad()
-    def _first_loss(self) -> float:
-        """The loss of the first batch, before any step."""
-        self.model.eval()
-        return self.world.mean(self.loss_fn(self.model, *self._batch(0)).item())
-
-    def _take_step(self, model: nn.Module) -> int:
-        """One optimizer step; how many tokens all processes read for it."""
-        c, world = self.config, self.world
-        model.train()
+        c, world, rounds = self.config, self.world, self.config.grad_accumulation
         torch.manual_seed(c.seed + 1_000_003 * (self.step * world.size + world.rank))
-        factor = lr_factor(self.step, self._progress_after_warmup(), c)
-        loss, size, rounds = 0.0, 0, c.grad_accumulation
-        for i in range(rounds):
-            batch = self._batch(self.step * rounds + i)
-            last = i == rounds - 1  # gradients are averaged once
-            with nullcontext() if last else sharding.gradients_wait(model):
-                with self._autocast():
-                    part = self.loss_fn(model, *batch) / rounds
-                part.backward()
-            loss += part.item()
-            size += batch[0].numel() * world.size
-        loss = world.mean(loss)
-        self._insist_on_finite(loss, "training")
-        if c.grad_clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), c.grad_clip)
+        batches = [self._batch(self.step * rounds + i) for i in range(rounds)]
+        n_targets = int(world.sum(sum(count_targets(batch) for batch in batches)))
+        nats, mixed = 0.0, self.dtype != torch.float32
+        loss.train()
+        for batch in batches if n_targets else ():
+            last = batch is batches[-1]  # gradients are exchanged once
+            with nullcontext() if last else fsdp.no_gradient_sync(loss):
+                with torch.autocast(self.device.type, self.dtype, mixed):
+                    part = loss(*batch, reduction="sum")
+                # DDP and fully_shard divide the gradients by the number of ranks.
+                (part * (world.size / n_targets)).backward()
+            nats += part.item()
+        nats = world.sum(nats)
+        self._require_finite(nats, "training")
+        if n_targets:
+            self._update()
+        self.step += 1
+        tally, n_tokens = self.tally, sum(batch[0].numel() for batch in batches)
+        tally.nats, tally.targets = tally.nats + nats, tally.targets + n_targets
+        tally.tokens += n_tokens * world.size
+        tally.seconds += self._add_time()
+
+    def _update(self) -> None:
+        """Let the optimizers use the gradients, at the rate of this moment."""
+        if clip := self.config.grad_clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * factor
+                group["lr"] = group["peak_lr"] * lr_factor(self.position, self.config)
             optimizer.step()
             optimizer.zero_grad()
-        self.step += 1
-        self.losses.append(loss)
-        return size
 
-    def _progress_after_warmup(self) -> float:
-        c = self.config
-        if c.minutes is not None:
-            return self.progress()
-        return max(0, self.step - c.warmup_steps) / max(1, self.steps - c.warmup_steps)
-
-    def _look(self, tokens: int, stepping: float) -> EvalReport:
-        """Evaluate; remember whether it is the best so far."""
-        sample = self.evaluate(self.model, False)
-        loss = self.world.broadcast(sample.nats_per_token)  # all decide alike
-        sample = replace(sample, nats_per_token=loss)
-        self._insist_on_finite(loss, "validation")
-        training_loss, is_best = sum(self.losses) / len(self.losses), False
-        if not self.interrupted:  # an extra look must not change a resumed run
-            is_best = loss < self.best
-            self.best = min(self.best, loss)
+    def _report(self, is_extra: bool = False) -> EvalReport:
+        """Evaluate; remember whether this is the best so far."""
+        sample = self.evaluate(self.loss, False)
+        selection_loss = self.world.broadcast(sample.nats_per_token)  # for all ranks
+        self._require_finite(selection_loss, "validation")
+        is_best = selection_loss < self.best and not is_extra
+        if not is_extra:
+            self.best = min(self.best, selection_loss)
             self.reports_since_best = 0 if is_best else self.reports_since_best + 1
-            self.losses = []
-        progress, over = self.progress(), self.over
+        self._add_time()  # which may end a run by the clock
+        is_over, validation = self.is_over, sample
+        if is_over and not sample.whole_split:
+            validation = self.evaluate(self.loss, True)
+            self._add_time()
+        tally, self.tally = self.tally, self.tally if is_extra else Tally()
+        done, steps = self.position, self.config.steps or 0
         return EvalReport(
             step=self.step,
-            training_loss=training_loss,
-            validation=self.evaluate(self.model, True) if over else sample,
-            whole_split=over,
+            training_loss=tally.nats / max(1, tally.targets),
+            validation=validation,
+            selection_loss=selection_loss,
             is_best=is_best,
-            is_last=over or self.interrupted,
-            tokens_per_second=tokens / stepping,
+            is_extra=is_extra,
+            is_last=is_over or self.interrupted,
+            tokens_per_second=tally.tokens / max(tally.seconds, 1e-9),
             seconds=self.seconds,
-            seconds_left=self.seconds * (1 / progress - 1) if progress else 0.0,
+            seconds_left=self.seconds * (steps / done - 1) if done else 0.0,
         )
 
-    def _insist_on_finite(self, loss: float, which: str) -> None:
+    @torch.no_grad()
+    def _count_first_batch(self) -> None:
+        """Let the first report show the loss on the first batch, before any step."""
+        batch, loss = self._batch(0), self.loss.eval()
+        self.tally.nats = self.world.sum(loss(*batch, reduction="sum").item())
+        self.tally.targets = int(self.world.sum(count_targets(batch)))
+
+    def _wrapped_loss(self) -> nn.Module:
+        """The loss as a step uses it: compiled, and averaging over ranks."""
+        loss = torch.compile(self.loss) if self.config.compile else self.loss
+        if self.world.size > 1 and not fsdp.is_sharded(self.model):
+            loss = DistributedDataParallel(loss, broadcast_buffers=False)
+        return loss  # type: ignore[return-value]  # compile's type forgets the module
+
+    def _add_time(self) -> float:
+        """Add the seconds since the last call to the training time; returns them."""
+        now = time.perf_counter()
+        passed = self.world.broadcast(now - self._clock)  # one clock for all ranks
+        self.seconds, self._clock = self.seconds + passed, now
+        return passed
+
+    def _batch(self, index: int) -> tuple[Tensor, ...]:
+        parts = self.batches.at(index, self.world.rank, self.world.size)
+        return tuple(part.to(self.device) for part in parts)
+
+    def _require_finite(self, loss: float, which: str) -> None:
         if not math.isfinite(loss):
             raise UserError(
                 f"the {which} loss is {loss} at step {self.step}: try a lower learning "
@@ -335,7 +304,46 @@ class Trainer:
                 "checkpoint is still good"
             )
 
-    def _shall_stop(self, asked: bool) -> bool:
-        """Whether rank 0 is asked to; all ranks then end together."""
-        self.interrupted = bool(self.world.broadcast(float(asked)))
-        return self.interrupted
+    def choices(self) -> dict[str, Any]:
+        """What "auto" came to mean here, for JSON; a resumed run keeps it."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {"device": str(self.device), "dtype": dtype, "threads": self.threads}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and metadata (JSON) to resume from; all ranks must ask together."""
+        metadata = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "tally": asdict(self.tally),
+            "best": self.best,
+            "reports_since_best": self.reports_since_best,
+            "optimizer": self.config.optimizer,
+            **self.choices(),
+        }
+        return gather_state(self.model, self.optimizers), metadata
+
+    def load_state(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+        """Go back to where `state` was taken.
+
+        Raises:
+            UserError: the state belongs to another model or optimizer.
+        """
+        try:
+            if metadata["optimizer"] != self.config.optimizer:
+                raise ValueError(f"it was made with {metadata['optimizer']}")
+            restore_state(self.model, self.optimizers, tensors)
+            self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
+            self.tally, self.best = Tally(**metadata["tally"]), float(metadata["best"])
+            self.reports_since_best = int(metadata["reports_since_best"])
+            if self.config.dtype == "auto":  # as it was chosen then, maybe elsewhere
+                self.dtype = DTYPES[metadata["dtype"]]
+            threads = int(metadata["threads"])  # they decide how sums are rounded
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"the saved state does not fit this model and optimizer ({error}): "
+                "resume with the settings that the run was started with"
+            ) from error
+        self.threads = set_threads(wanted=threads)
+        for optimizer in self.optimizers:
+            if isinstance(optimizer, Muon):
+                optimizer.precision = self.dtype
