@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, has_loopback
 
 from tinygpt.errors import UserError
 from tinygpt.runtime.distributed import World
@@ -83,16 +83,6 @@ def test_alone_every_sum_is_ones_own() -> None:
 
 def test_a_device_for_each_process() -> None:
     assert World().pick_device("cpu") == torch.device("cpu")
-
-
-def has_loopback() -> bool:
-    """Whether two processes of this machine can talk at all."""
-    try:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            socket.create_connection(server.getsockname(), timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 TALK = """

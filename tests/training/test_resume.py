@@ -6,14 +6,13 @@ Each one that is cut off goes on, and ends as one that nothing happened to.
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import COUNTED, ROOT
+from conftest import COUNTED, ROOT, has_loopback
 from tiny_run import assert_same_tensors, exit_code, words
 
 from tinygpt.training.checkpoint import RunFolder, load_tensors
@@ -148,16 +147,6 @@ def test_a_signal_from_outside(sign: signal.Signals, line: str, home: Path) -> N
 
 
 # --- Two processes -----------------------------------------------------------------
-
-
-def has_loopback() -> bool:
-    """Whether two processes of this machine can talk at all."""
-    try:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            socket.create_connection(server.getsockname(), timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 def torchrun(
