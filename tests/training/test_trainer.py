@@ -82,7 +82,7 @@ def test_training_equals_a_plain_loop(final: float) -> None:
         CONFIG, schedule="cosine", final_lr_fraction=final, weight_decay=0.3
     )
     trainer = make(config)
-    looks = list(trainer.run())
+    reports = list(trainer.run())
 
     model = tiny_model()
     matrices = [p for p in model.parameters() if p.ndim == 2]
@@ -108,10 +108,10 @@ def test_training_equals_a_plain_loop(final: float) -> None:
         schedule.step()
     for mine, plain in zip(trainer.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(mine, plain, atol=1e-6, rtol=1e-5)
-    seen = [look.training_loss for look in looks[1:]]
+    seen = [report.training_loss for report in reports[1:]]
     wanted = [sum(losses[i : i + 4]) / 4 for i in (0, 4, 8)]
     assert seen == pytest.approx(wanted, abs=1e-6)
-    assert looks[0].training_loss == pytest.approx(losses[0], abs=1e-6)
+    assert reports[0].training_loss == pytest.approx(losses[0], abs=1e-6)
 
 
 def test_the_learning_rate_follows_warm_up_and_decay() -> None:
@@ -141,7 +141,7 @@ def test_accumulation_equals_the_bigger_batch() -> None:
     two = make(replace(CONFIG, grad_accumulation=2), batches=batches(3))
     one = make(CONFIG, batches=batches(6))
     for mine, theirs in zip(two.run(), one.run(), strict=True):
-        if mine.step:  # at step 0 each looks at its own first batch
+        if mine.step:  # at step 0 each reports at its own first batch
             assert mine.training_loss == pytest.approx(theirs.training_loss, abs=1e-5)
     for mine, theirs in zip(
         two.model.parameters(), one.model.parameters(), strict=True
@@ -174,10 +174,10 @@ def test_bfloat16_is_used_in_the_forward_pass_and_nowhere_else() -> None:
     trainer.model[2].register_forward_hook(
         lambda module, _, out: seen.add((module.training, out.dtype))
     )
-    looks = list(trainer.run())
+    reports = list(trainer.run())
     assert seen == {(True, torch.bfloat16), (False, torch.float32)}
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
-    assert looks[-1].training_loss < looks[0].training_loss
+    assert reports[-1].training_loss < reports[0].training_loss
 
 
 # In a process of its own: the compiler cannot see through this one's type checks. The
@@ -244,11 +244,11 @@ def test_chance_is_a_function_of_the_step_alone() -> None:
     assert_same_tensors(quiet.model.state_dict(), noisy.model.state_dict())
 
 
-# --- The looks ---------------------------------------------------------------------
+# --- The reports ------------------------------------------------------------------
 
 
 def test_a_look_speaks_in_the_demos_words() -> None:
-    look = EvalReport(
+    report = EvalReport(
         step=0,
         training_loss=8.3451,
         validation=Evaluation(8.3428, 1000, 8342.8, 4000, whole_split=False),
@@ -260,11 +260,11 @@ def test_a_look_speaks_in_the_demos_words() -> None:
         seconds=30.0,
         seconds_left=125.4,
     )
-    assert str(look) == (
+    assert str(report) == (
         "Step: 0 Training Loss: 8.345 Validation Loss: 8.343 | 3.009 bits per byte | "
         "12,346 tokens/s | 2:05 left"
     )
-    assert look.record() == {
+    assert report.record() == {
         "step": 0,
         "training_loss": 8.3451,
         "validation_loss": 8.3428,
@@ -284,16 +284,21 @@ def test_looks_come_at_the_interval_and_at_the_end() -> None:
         asked.append(whole)
         return saw(2.0 if whole else 3.0, whole)
 
-    looks = list(make(replace(CONFIG, steps=10), evaluate=evaluate).run())
-    assert [look.step for look in looks] == [0, 4, 8, 10]
-    assert [look.is_last for look in looks] == [False, False, False, True]
-    assert [look.whole_split for look in looks] == [False, False, False, True]
+    reports = list(make(replace(CONFIG, steps=10), evaluate=evaluate).run())
+    assert [report.step for report in reports] == [0, 4, 8, 10]
+    assert [report.is_last for report in reports] == [False, False, False, True]
+    assert [report.whole_split for report in reports] == [False, False, False, True]
     assert asked == [False] * 4 + [True]
-    assert [look.is_best for look in looks] == [True, False, False, False]
-    assert [look.validation.nats_per_token for look in looks] == [3.0, 3.0, 3.0, 2.0]
-    assert [look.selection_loss for look in looks] == [3.0] * 4
-    assert looks[-1].seconds_left == 0 < looks[-1].seconds
-    assert looks[0].tokens_per_second == 0 < looks[1].tokens_per_second
+    assert [report.is_best for report in reports] == [True, False, False, False]
+    assert [report.validation.nats_per_token for report in reports] == [
+        3.0,
+        3.0,
+        3.0,
+        2.0,
+    ]
+    assert [report.selection_loss for report in reports] == [3.0] * 4
+    assert reports[-1].seconds_left == 0 < reports[-1].seconds
+    assert reports[0].tokens_per_second == 0 < reports[1].tokens_per_second
 
 
 @pytest.mark.parametrize(("last", "best"), [(2.9, True), (3.1, False)])
@@ -320,20 +325,27 @@ def test_a_sample_that_is_the_whole_split_says_so_and_is_not_repeated() -> None:
         asked.append(whole)
         return saw(3.0, whole_split=True)
 
-    looks = list(make(evaluate=evaluate).run())
+    reports = list(make(evaluate=evaluate).run())
     assert asked == [False] * 4
-    assert all(look.record()["whole_split"] for look in looks)
+    assert all(report.record()["whole_split"] for report in reports)
 
 
 def test_patience_ends_the_run() -> None:
     losses = [5.0, 4.0, 4.5, 3.0, 3.5, 3.0, 2.0]
     config = replace(CONFIG, steps=40, patience=2)
     trainer = make(config, evaluate=says(iter(losses)))
-    looks = list(trainer.run())
-    assert [look.step for look in looks] == [0, 4, 8, 12, 16, 20]
-    assert [look.is_best for look in looks] == [True, True, False, True, False, False]
-    assert looks[-1].is_last
-    assert looks[-1].whole_split
+    reports = list(trainer.run())
+    assert [report.step for report in reports] == [0, 4, 8, 12, 16, 20]
+    assert [report.is_best for report in reports] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
+    assert reports[-1].is_last
+    assert reports[-1].whole_split
     assert trainer.best == 3.0
     assert list(trainer.run()) == []  # what is over stays over
 
@@ -370,15 +382,15 @@ def test_minutes_follow_the_clock(clock: Clock) -> None:
         before.append(trainer.seconds)
 
     trainer.optimizers[0].register_step_pre_hook(note)
-    looks = list(trainer.run())
+    reports = list(trainer.run())
     assert before[-1] < 18 <= trainer.seconds < 20
-    assert looks[-1].is_last
-    assert looks[-1].step == len(rates)
+    assert reports[-1].is_last
+    assert reports[-1].step == len(rates)
     warmup = [(100 * t / 18 + 1) / 20 for t in before if t < 0.2 * 18]
     decay = [1 - (t - 3.6) / (18 - 3.6) for t in before if t >= 0.2 * 18]
     assert rates == pytest.approx([min(1.0, rate) for rate in warmup] + decay)
     assert len(warmup) > 3 < len(decay)
-    assert looks[1].seconds_left == pytest.approx(18 - looks[1].seconds)
+    assert reports[1].seconds_left == pytest.approx(18 - reports[1].seconds)
 
 
 @pytest.mark.parametrize("minutes", [None, 0.3])
@@ -403,10 +415,12 @@ def test_a_run_by_the_clock_ends_with_a_last_report(clock: Clock) -> None:
         clock.now += 7.0
         return saw(3.0, whole)
 
-    looks = list(make(replace(CONFIG, minutes=0.3), evaluate=evaluate).run())
-    assert [look.is_last for look in looks] == [False] * (len(looks) - 1) + [True]
-    assert looks[-1].whole_split
-    assert looks[-1].seconds_left == 0
+    reports = list(make(replace(CONFIG, minutes=0.3), evaluate=evaluate).run())
+    assert [report.is_last for report in reports] == [False] * (len(reports) - 1) + [
+        True
+    ]
+    assert reports[-1].whole_split
+    assert reports[-1].seconds_left == 0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -454,9 +468,11 @@ def copied(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def test_a_state_goes_on_bit_for_bit(stop: int) -> None:
     whole = with_everything()
     records, state = [], None
-    for look in whole.run():
-        records.append((look.step, look.training_loss, look.validation, look.is_best))
-        if look.step == stop:
+    for report in whole.run():
+        records.append(
+            (report.step, report.training_loss, report.validation, report.is_best)
+        )
+        if report.step == stop:
             state = copied(whole)
     assert state is not None
     part = with_everything()
@@ -466,8 +482,8 @@ def test_a_state_goes_on_bit_for_bit(stop: int) -> None:
     part.load_state(*state)
     assert part.step == stop
     again = [
-        (look.step, look.training_loss, look.validation, look.is_best)
-        for look in part.run()
+        (report.step, report.training_loss, report.validation, report.is_best)
+        for report in part.run()
     ]
     assert again == [r for r in records if r[0] > stop]
     assert_same_tensors(part.model.state_dict(), whole.model.state_dict())
@@ -494,19 +510,19 @@ def test_ctrl_c_ends_after_the_step_and_the_run_goes_on_bit_for_bit() -> None:
     whole = make(config, model=tiny_model(0.2))
     stopped = make(config, model=tiny_model(0.2), loss=Interrupting)
     before = signal.getsignal(signal.SIGINT)
-    all_looks, looks = list(whole.run()), list(stopped.run())
+    all_reports, reports = list(whole.run()), list(stopped.run())
     assert signal.getsignal(signal.SIGINT) is before
-    assert [look.step for look in looks] == [0, 4, 6]
-    assert looks[-1].is_last
-    assert not looks[-1].is_best
-    assert [look.is_extra for look in looks] == [False, False, True]
+    assert [report.step for report in reports] == [0, 4, 6]
+    assert reports[-1].is_last
+    assert not reports[-1].is_best
+    assert [report.is_extra for report in reports] == [False, False, True]
     assert stopped.interrupted
 
     resumed = make(config, model=tiny_model(0.2))
     resumed.load_state(*copied(stopped))
     rest = list(resumed.run())
-    assert [(look.step, look.training_loss) for look in rest] == [
-        (look.step, look.training_loss) for look in all_looks[2:]
+    assert [(report.step, report.training_loss) for report in rest] == [
+        (report.step, report.training_loss) for report in all_reports[2:]
     ]
     assert_same_tensors(resumed.state()[0], whole.state()[0])
     assert not resumed.interrupted
@@ -515,9 +531,9 @@ def test_ctrl_c_ends_after_the_step_and_the_run_goes_on_bit_for_bit() -> None:
 
 def test_ctrl_c_during_a_look_waits_for_the_next_step() -> None:
     trainer, steps = make(), []
-    for look in trainer.run():
-        steps.append(look.step)
-        if look.step == 4:
+    for report in trainer.run():
+        steps.append(report.step)
+        if report.step == 4:
             signal.raise_signal(signal.SIGINT)
     assert steps == [0, 4, 5]
     assert trainer.interrupted
@@ -525,15 +541,15 @@ def test_ctrl_c_during_a_look_waits_for_the_next_step() -> None:
 
 def test_ctrl_c_ends_a_run_that_reports_after_every_step() -> None:
     """The report was due anyway, so it counts: a resumed run need not repeat it."""
-    trainer, looks = make(replace(CONFIG, eval_interval=1)), []
-    for look in trainer.run():
-        looks.append(look)
-        if look.step == 3:
+    trainer, reports = make(replace(CONFIG, eval_interval=1)), []
+    for report in trainer.run():
+        reports.append(report)
+        if report.step == 3:
             signal.raise_signal(signal.SIGINT)
-    assert [look.step for look in looks] == [0, 1, 2, 3, 4]
+    assert [report.step for report in reports] == [0, 1, 2, 3, 4]
     assert trainer.interrupted
-    assert looks[-1].is_last
-    assert not looks[-1].is_extra
+    assert reports[-1].is_last
+    assert not reports[-1].is_extra
 
 
 def test_ctrl_c_in_the_last_step_finds_a_run_that_is_over() -> None:
@@ -669,9 +685,9 @@ def test_a_step_without_a_target_changes_nothing() -> None:
     """Not even by momentum or decay; and the losses are those of the other steps."""
     trainer = make(replace(CONFIG, weight_decay=0.5), batches=Without(0, 5))
     weights = {}
-    for look in trainer.run():
-        assert math.isfinite(look.training_loss)
-        if look.step == 4:
+    for report in trainer.run():
+        assert math.isfinite(report.training_loss)
+        if report.step == 4:
             trainer.optimizers[0].register_step_pre_hook(
                 lambda *_: weights.update({trainer.step: True})
             )
