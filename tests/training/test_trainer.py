@@ -247,7 +247,7 @@ def test_chance_is_a_function_of_the_step_alone() -> None:
 # --- The reports ------------------------------------------------------------------
 
 
-def test_a_look_speaks_in_the_demos_words() -> None:
+def test_a_report_is_worded_like_the_demo() -> None:
     report = EvalReport(
         step=0,
         training_loss=8.3451,
@@ -277,7 +277,7 @@ def test_a_look_speaks_in_the_demos_words() -> None:
     }
 
 
-def test_looks_come_at_the_interval_and_at_the_end() -> None:
+def test_reports_come_at_the_interval_and_at_the_end() -> None:
     asked = []
 
     def evaluate(loss: nn.Module, whole: bool) -> Evaluation:
@@ -529,7 +529,7 @@ def test_ctrl_c_ends_after_the_step_and_the_run_goes_on_bit_for_bit() -> None:
     assert resumed.reports_since_best == whole.reports_since_best
 
 
-def test_ctrl_c_during_a_look_waits_for_the_next_step() -> None:
+def test_ctrl_c_during_a_report_waits_for_the_next_step() -> None:
     trainer, steps = make(), []
     for report in trainer.run():
         steps.append(report.step)
@@ -592,6 +592,7 @@ def broken(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> Any:
         (lambda t, f: f.update(optimizer="adamw"), "it was made with adamw"),
         (lambda t, f: f.pop("step"), "step"),
         (lambda t, f: f.update(step="some"), "some"),
+        (lambda t, f: f.update(step=math.inf), "does not fit"),
         (lambda t, f: f.update(tally=None), "does not fit"),
         (lambda t, f: f.update(tally={"nuts": 3}), "does not fit"),
         (lambda t, f: f.update(threads="many"), "does not fit"),

@@ -338,7 +338,7 @@ class Trainer:
             if self.config.dtype == "auto":  # as it was chosen then, maybe elsewhere
                 self.dtype = DTYPES[metadata["dtype"]]
             threads = int(metadata["threads"])  # they decide how sums are rounded
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(
                 f"the saved state does not fit this model and optimizer ({error}): "
                 "resume with the settings that the run was started with"
