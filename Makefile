@@ -45,7 +45,8 @@ bench: .venv/.bench ## measure speed against others (QUICK=1: a first look, 5 mi
 
 # The model that ships: trained, then written in GPT-2's format. Its card is by hand.
 pocket: .venv/.core ## train data/pocket-gpt2 again (about 20 minutes)
-	$(BIN)/tinygpt train --preset pocket --name pocket --resume
+	$(BIN)/tinygpt train --preset pocket --name pocket \
+	  $(if $(wildcard runs/pocket/last.safetensors),--resume)
 	$(BIN)/tinygpt export --model runs/pocket --out data/pocket-gpt2 --dtype float16
 
 models: .venv/.core ## train data/tiny and data/pocket-chat again (about 5 minutes)

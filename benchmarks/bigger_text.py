@@ -149,9 +149,9 @@ def read(path: str) -> None:
     The default preset's corpus, batches and model, so that its memory is training's.
     """
     from tinygpt.presets import PRESETS
-    from tinygpt.training.run import prepare as prepare_run
+    from tinygpt.training.run import pretrain
 
-    run = prepare_run(*recipe(path, PRESETS))
+    run = pretrain(Path("no-run"), *recipe(path, PRESETS))
     next(run.trainer.run())
     batches, before = run.trainer.batches, time.perf_counter()
     n = min(20_000, batches.n_windows // batches.batch_size)
@@ -179,12 +179,12 @@ def train(path: str, n: int) -> None:
 
     from tinygpt.presets import PRESETS
     from tinygpt.text.dataset import Batches
-    from tinygpt.training.run import prepare as prepare_run
+    from tinygpt.training.run import pretrain
 
     model, config = recipe(path, PRESETS)
-    run = prepare_run(model, replace(config, eval_windows=1))
+    run = pretrain(Path("no-run"), model, replace(config, eval_windows=1))
     mapped = run.trainer.batches
-    held = torch.from_numpy(np.asarray(run.corpus.train).astype(np.int64))
+    held = torch.from_numpy(np.asarray(run.trainer.batches.tokens).astype(np.int64))
     memory = Batches(held, model.context_length, config.batch_size, config.seed)
     step = [0]
 

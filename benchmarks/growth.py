@@ -34,7 +34,7 @@ from tinygpt.model.gpt import GPT
 from tinygpt.presets import PRESETS
 from tinygpt.training.loss import NextTokenLoss
 from tinygpt.training.optimizers import make_optimizers
-from tinygpt.training.run import prepare
+from tinygpt.training.run import pretrain
 
 VOCAB_SIZE, CONTEXT, D_MODEL, BATCH, HEAD_DIM = 4096, 128, 128, 4, 32
 CONTEXTS = (64, 128, 256, 512, 1024, 2048)
@@ -127,7 +127,7 @@ def trained(d_model: int, steps: int) -> dict[str, float]:
     preset = PRESETS["tiny"]
     shape = replace(preset.model, d_model=d_model, n_heads=max(1, d_model // HEAD_DIM))
     plan = replace(preset.train, steps=steps, eval_interval=steps, dtype="float32")
-    run = prepare(shape, plan)
+    run = pretrain(Path("no-run"), shape, plan)
     start = time.perf_counter()
     *_, last = run.trainer.run()
     return {

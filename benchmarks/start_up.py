@@ -73,8 +73,7 @@ def make_run(folder: Path) -> Path:
     preset, tokenizer = PRESETS["tiny"], get_tokenizer("handbook-4k")
     config = replace(preset.model, vocab_size=tokenizer.vocab_size)
     run = RunFolder(folder / "run")
-    run.start(config, preset.train, tokenizer)
-    run.save_best(dict(GPT(config).named_parameters()), {})
+    run.save_model(GPT(config), tokenizer, preset.train)
     return run.path
 
 

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from tinygpt.runtime.device import calm_threads
 
@@ -23,7 +24,7 @@ import seed_demo
 from side_by_side import arguments, load, machine, median, pairs, ratio, row, save, span
 
 from tinygpt.presets import PRESETS
-from tinygpt.training.run import prepare
+from tinygpt.training.run import pretrain
 from tinygpt.training.trainer import EvalReport
 
 PRESET = PRESETS["tiny"]
@@ -33,7 +34,7 @@ GOAL, LEAST = 250, 100  # times faster
 def reports(eval_interval: int) -> Iterator[EvalReport]:
     """A run of the default preset; each report is on the whole split, not a sample."""
     config = replace(PRESET.train, eval_windows=10**9, eval_interval=eval_interval)
-    return prepare(PRESET.model, config).trainer.run()
+    return pretrain(Path("no-run"), PRESET.model, config).trainer.run()
 
 
 def main() -> None:

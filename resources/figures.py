@@ -25,7 +25,8 @@ from tinygpt.course.plotting import (
 from tinygpt.model.masking import causal_mask
 from tinygpt.model.positional import sinusoidal_positions
 from tinygpt.presets import PRESETS
-from tinygpt.training.run import prepare
+from tinygpt.training.run import pretrain
+from tinygpt.training.text_data import TextData
 
 HERE = Path(__file__).resolve().parent
 SENTENCE = "The salesperson asks the customer one"
@@ -62,11 +63,13 @@ def main() -> None:
     )
 
     preset = PRESETS["tiny"]
-    run = prepare(preset.model, preset.train)
+    run = pretrain(HERE / "no-run", preset.model, preset.train)
     reports = list(run.trainer.run(show_progress=True))
-    bytes_per_token = run.corpus.byte_lengths[run.corpus.val].float().mean().item()
+    text = TextData("handbook", run.tokenizer, preset.model.context_length)
+    lengths = torch.tensor(run.tokenizer.byte_lengths)
+    bytes_per_token = lengths[text.val].float().mean().item()
     nats = bytes_per_token * torch.tensor(2.0).log().item()
-    lines = {name: v * nats for name, v in run.corpus.baselines().items()}
+    lines = {name: v * nats for name, v in text.baselines().items()}
     losses = {
         "training": [report.training_loss for report in reports],
         "validation": [report.validation.nats_per_token for report in reports],
@@ -74,7 +77,7 @@ def main() -> None:
     steps = [report.step for report in reports]
     save(loss_curves(steps, losses, lines, title="A minute of training"), "loss_curve")
 
-    tokenizer, model = run.corpus.tokenizer, run.model.eval()
+    tokenizer, model = run.tokenizer, run.model.eval()
     ids = tokenizer.encode(SENTENCE)
     tokens = [tokenizer.decode([i]) for i in ids]
     positions = torch.arange(len(ids))

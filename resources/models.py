@@ -19,12 +19,13 @@ import torch
 
 from tinygpt.cli.main import main as tinygpt
 from tinygpt.config import FinetuneConfig
-from tinygpt.finetuning.run import load_model
-from tinygpt.finetuning.run import prepare as prepare_chats
+from tinygpt.finetuning.chat import ChatData
+from tinygpt.finetuning.run import load_model, load_run
 from tinygpt.presets import PRESETS
-from tinygpt.training.checkpoint import RunFolder, load_run, save_tensors
+from tinygpt.training.checkpoint import RunFolder
 from tinygpt.training.evaluation import Evaluation
-from tinygpt.training.run import Corpus
+from tinygpt.training.tensor_file import save_tensors
+from tinygpt.training.text_data import TextData
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA, RUNS = ROOT / "data", ROOT / "build" / "models"
@@ -53,24 +54,24 @@ of threads gives slightly different ones.
 CC0, like the text it was trained on.
 """
 TINY = "train --preset tiny --dtype float32"
-CHAT = "finetune --model pocket-gpt2 --data support-chats"
+CHAT = "finetune support-chats --model pocket-gpt2"
 
 
 def train_tiny() -> None:
     """The preset `tiny`, as a run folder without what only training needs."""
     run, to = RUNS / "tiny", DATA / "tiny"
     tinygpt([*TINY.split(), "--prompt=", "--name=tiny", f"--out={RUNS}"])
-    model, _, facts = load_run(run)
+    model, _, metadata = load_run(run)
     to.mkdir(exist_ok=True)
     for file in [run / "run.json", *run.glob("tokenizer.*")]:
         shutil.copyfile(file, to / file.name)
     half = {name: p.to(torch.float16) for name, p in model.named_parameters()}
-    save_tensors(to / "best.safetensors", half, {"step": facts["step"]})
+    save_tensors(to / "best.safetensors", half, {"step": metadata["step"]})
 
 
-def tiny_facts() -> dict[str, object]:
+def tiny_card() -> dict[str, object]:
     """What the card of `tiny` says."""
-    model, tokenizer, facts = load_run(DATA / "tiny")
+    model, tokenizer, metadata = load_run(DATA / "tiny")
     c = model.config
     return {
         "what": f"The model that chapter 07 trains, the preset `tiny`: {c.n_layers} "
@@ -79,8 +80,8 @@ def tiny_facts() -> dict[str, object]:
         "data": "the first 90 % of the tokens of `data/sales_handbook.txt`",
         "command": f"tinygpt {TINY}",
         "seed": PRESETS["tiny"].train.seed,
-        "step": facts["step"],
-        "loss": Corpus("handbook", tokenizer, c.context_length).evaluate(model),
+        "step": metadata["step"],
+        "loss": TextData("handbook", tokenizer, c.context_length).evaluate(model),
         "held_back": "the last 10 % of the handbook",
         "use": "a model small enough to load into a page, to look inside and play with",
         "limits": "it has read one book about selling. It writes sentences that sound "
@@ -97,7 +98,7 @@ def train_chat() -> None:
     )
 
 
-def chat_facts() -> dict[str, object]:
+def chat_card() -> dict[str, object]:
     """What the card of `pocket-chat` says."""
     model, _ = load_model(DATA / "pocket-chat")
     log = RunFolder(RUNS / "pocket-chat").read_log()
@@ -108,8 +109,8 @@ def chat_facts() -> dict[str, object]:
         "data": "the first 90 % of the 537 conversations in `data/support_chats.jsonl`",
         "command": f"tinygpt {CHAT}",
         "seed": FinetuneConfig().seed,
-        "step": min(log, key=lambda look: look["validation_loss"])["step"],
-        "loss": chat_loss(DATA / "pocket-chat"),
+        "step": min(log, key=lambda line: line["selection_loss"])["step"],
+        "loss": answer_loss(DATA / "pocket-chat"),
         "held_back": "the answers in the last 10 %",
         "use": "to see what fine-tuning changes, in the terminal and in a page",
         "limits": "it has read one book and some hundred short chats. It answers like "
@@ -117,18 +118,18 @@ def chat_facts() -> dict[str, object]:
     }
 
 
-def chat_loss(folder: Path) -> Evaluation:
-    """How well the stored model foresees the answers that it has not read."""
-    run = prepare_chats(FinetuneConfig(model=str(folder)))
-    run.model.eval()
-    return run.trainer.evaluate(run.model, True)
+def answer_loss(folder: Path) -> Evaluation:
+    """The stored model's loss on the answers of the chats that were held back."""
+    model, tokenizer = load_model(folder)
+    chats = ChatData("support-chats", tokenizer, model.config.context_length)
+    return chats.evaluate(model)
 
 
-def write_card(name: str, facts: dict[str, object]) -> None:
-    """The model's README.md, in lines that fit a page."""
+def write_card(name: str, entries: dict[str, object]) -> None:
+    """Write the model's README.md, in lines that fit a page."""
     files = [file for file in (DATA / name).iterdir() if file.name != "README.md"]
     size = sum(file.stat().st_size for file in files) / 1e6
-    card = CARD.format(name=name, size=size, **facts)
+    card = CARD.format(name=name, size=size, **entries)
     wrap = TextWrapper(88, break_long_words=False, break_on_hyphens=False)
     for n, line in enumerate(lines := card.splitlines()):
         wrap.subsequent_indent = "  " if line.startswith("- ") else ""
@@ -151,16 +152,16 @@ def write_rows() -> None:
     readme.write_text("\n\n**Source.**".join([table, *rest]), encoding="utf-8")
 
 
-MODELS = {"tiny": (train_tiny, tiny_facts), "pocket-chat": (train_chat, chat_facts)}
+MODELS = {"tiny": (train_tiny, tiny_card), "pocket-chat": (train_chat, chat_card)}
 
 
 def main() -> None:
     """Train those that are named, or both."""
     for name in sys.argv[1:] or MODELS:
-        train, facts = MODELS[name]
+        train, card = MODELS[name]
         shutil.rmtree(RUNS / name, ignore_errors=True)
         train()
-        write_card(name, facts())
+        write_card(name, card())
     write_rows()
 
 

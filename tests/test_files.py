@@ -11,7 +11,6 @@ import pytest
 from tinygpt.errors import UserError
 from tinygpt.files import (
     parse_json,
-    plain_name,
     read_file,
     read_json,
     require_readable,
@@ -124,25 +123,6 @@ def test_loops_pipes_and_folders_are_left_alone(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot write"):
             write_atomically(path, put(b"x"))
     assert {p.name for p in tmp_path.iterdir()} == {"loop", "pipe", "folder"}
-
-
-# --- Names -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["tiny", "my run 3", "über", "a.b", "...", "-x"])
-def test_plain_names(name: str) -> None:
-    assert plain_name(name) == name
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["", " ", ".", "..", "a/b", "/", "../x", "a\\b", "C:x", "a\0", "a\n", "x" * 256,
-     "ü" * 128],
-)  # fmt: skip
-def test_names_that_are_not_plain(name: str) -> None:
-    with pytest.raises(UserError) as caught:
-        plain_name(name)
-    assert str(caught.value).isprintable()
 
 
 # --- Reading -----------------------------------------------------------------------

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tinygpt.errors import UserError, require
+from tinygpt.errors import UserError
 
 try:
     import fcntl
@@ -29,26 +29,6 @@ MAX_FILE = 64 << 20  # bytes; the largest vocabularies in use take a third of th
 def why(error: BaseException) -> str:
     """The reason of an error, without the path that the sentence names anyway."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def plain_name(name: str) -> str:
-    """`name`, if it is a plain name for a folder: one part of a path.
-
-    Raises:
-        UserError: it is empty, "." or "..", holds a separator or an unprintable
-            character, or takes more than 255 bytes.
-    """
-    shown = name if name.isprintable() else repr(name)
-    require(
-        name.strip() not in ("", ".", "..") and not set(name) & set("/\\:"),
-        f"'{shown}' is not a name: give one word or more, without / and \\ and :",
-    )
-    require(name.isprintable(), f"the name {shown} holds an unprintable character")
-    size = len(os.fsencode(name))
-    require(
-        size <= MAX_NAME, f"a name may have {MAX_NAME} bytes, but this one has {size}"
-    )
-    return name
 
 
 # --- Writing ----------------------------------------------------------------------
@@ -149,6 +129,22 @@ def _sync_folder(folder: Path) -> None:
 
 
 # --- Reading ----------------------------------------------------------------------
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something at `path`; a link to nothing is nothing.
+
+    Raises:
+        UserError: nobody can say: a folder above must not be read, or the name is too
+            long.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {str(path)!r} ({why(error)})") from error
+    return True
 
 
 def require_readable(path: Path) -> int:

@@ -13,24 +13,22 @@ from typing import Any
 
 import torch
 
-from tinygpt import starting
-from tinygpt.config import FinetuneConfig, GPTConfig, TrainConfig
+from tinygpt.config import FinetuneConfig, GPTConfig
 from tinygpt.errors import UserError, require
+from tinygpt.finetuning import run as finetuning
 from tinygpt.finetuning.chat import Message, answer
 from tinygpt.finetuning.lora import merge, remove_lora
-from tinygpt.finetuning.run import load_model
-from tinygpt.formats.model_files import PRETRAINED_NAMES
+from tinygpt.finetuning.run import MODEL_NAMES, load_model
 from tinygpt.generation.generate import generate
 from tinygpt.generation.streaming import stream_text
 from tinygpt.model.gpt import GPT
 from tinygpt.presets import PRESETS
 from tinygpt.settings import check_sampling, closest, override, run_path
 from tinygpt.text.tokenizer import Tokenizer
-from tinygpt.training.checkpoint import RunFolder, trained
+from tinygpt.training.checkpoint import RunFolder
 from tinygpt.training.evaluation import Evaluation
-from tinygpt.training.run import Corpus
-
-MODEL_NAMES = PRETRAINED_NAMES
+from tinygpt.training.run import Run, pretrain
+from tinygpt.training.text_data import TextData
 
 
 class LLM:
@@ -178,7 +176,7 @@ class LLM:
         Raises:
             UserError: the text cannot be read or is too short.
         """
-        data = Corpus(str(text), self.tokenizer, self.config.context_length)
+        data = TextData(str(text), self.tokenizer, self.config.context_length)
         return data.evaluate(self.model)
 
     def save(self, folder: str | Path) -> None:
@@ -193,9 +191,7 @@ class LLM:
             not (path / "last.safetensors").exists() and not path.is_file(),
             f"{path} holds a run or is a file: give another folder",
         )
-        target = RunFolder(path)
-        target.start(self.config, TrainConfig(), self.tokenizer)
-        target.save_best(trained(self.model), {})
+        RunFolder(path).save_model(self.model, self.tokenizer)
 
     @classmethod
     def load(cls, name: str | Path) -> "LLM":
@@ -280,8 +276,8 @@ def train(
         given["tokenizer"] = own.name if own else str(tokenizer)
     model_config, train_config = override(given, chosen.model, chosen.train)
 
-    def run(path: Path) -> starting.Run:
-        return starting.pretrain(path, model_config, train_config, tokenizer=own)
+    def run(path: Path) -> Run:
+        return pretrain(path, model_config, train_config, tokenizer=own)
 
     return _run(run, name, out, progress)
 
@@ -318,14 +314,14 @@ def finetune(
         {"model": source, "data": str(data)} | settings, FinetuneConfig()
     )
 
-    def run(path: Path) -> starting.Run:
-        return starting.finetune(path, config, base=base)
+    def run(path: Path) -> Run:
+        return finetuning.finetune(path, config, base=base)
 
     return _run(run, name, out, progress)
 
 
 def _run(
-    start: Callable[[Path], starting.Run],
+    start: Callable[[Path], Run],
     name: str | None,
     out: str | Path,
     progress: bool,
@@ -343,7 +339,7 @@ def _run(
     return llm
 
 
-def _trained(run: starting.Run, progress: bool) -> LLM:
+def _trained(run: Run, progress: bool) -> LLM:
     for _ in run.reports(show_progress=progress):
         pass
     merge(run.model)  # adapters become part of the weights, if there are any

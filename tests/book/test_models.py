@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tinygpt.config import FinetuneConfig
 from tinygpt.files import shipped
-from tinygpt.finetuning.chat import answer
-from tinygpt.finetuning.run import PROMPTS, load_model, prepare
+from tinygpt.finetuning.chat import ChatData, answer
+from tinygpt.finetuning.run import PROMPTS, load_model
 from tinygpt.presets import PRESETS
 from tinygpt.training.evaluation import Evaluation
-from tinygpt.training.run import Corpus
+from tinygpt.training.text_data import TextData
 
 DATA = shipped("README.md").parent
 
@@ -41,15 +40,16 @@ def test_it_is_small_and_loads_as_the_card_says(name: str) -> None:
 def test_tiny_is_the_preset_and_reaches_the_figure_on_its_card() -> None:
     model, tokenizer = load_model(DATA / "tiny")
     assert model.config == PRESETS["tiny"].model
-    corpus = Corpus("handbook", tokenizer, model.config.context_length)
-    reached = corpus.evaluate(model).bits_per_byte
+    text = TextData("handbook", tokenizer, model.config.context_length)
+    reached = text.evaluate(model).bits_per_byte
     assert reached == pytest.approx(stated("tiny"), abs=2e-3)
 
 
 def foresight(folder: str | Path) -> Evaluation:
     """How well a model foresees the answers of the chats that were held back."""
-    run = prepare(FinetuneConfig(model=str(folder)))
-    return run.trainer.evaluate(run.model, True)
+    model, tokenizer = load_model(folder)
+    chats = ChatData("support-chats", tokenizer, model.config.context_length)
+    return chats.evaluate(model)
 
 
 def test_the_chat_model_has_learned_to_answer_and_to_stop() -> None:

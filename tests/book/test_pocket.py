@@ -10,7 +10,7 @@ from tinygpt.files import shipped
 from tinygpt.formats.huggingface import load_gpt2
 from tinygpt.generation.generate import generate
 from tinygpt.text.tokenizer import get_tokenizer
-from tinygpt.training.run import Corpus
+from tinygpt.training.text_data import TextData
 
 FOLDER = shipped("pocket-gpt2/config.json").parent
 CARD = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -19,10 +19,10 @@ CARD = (FOLDER / "README.md").read_text(encoding="utf-8")
 def test_it_reaches_the_bits_per_byte_on_its_card() -> None:
     stated = float(re.findall(r"^bits_per_byte: ([\d.]+)$", CARD, re.MULTILINE)[0])
     model, tokenizer = load_gpt2("pocket-gpt2")
-    corpus = Corpus("handbook", tokenizer, model.config.context_length)
-    reached = corpus.evaluate(model).bits_per_byte
+    text = TextData("handbook", tokenizer, model.config.context_length)
+    reached = text.evaluate(model).bits_per_byte
     assert reached == pytest.approx(stated, abs=2e-3)
-    baselines = corpus.baselines()
+    baselines = text.baselines()
     assert reached < min(baselines.values())
     for kind in ("bigram", "xz", "unigram"):
         assert f"{baselines[kind]:.2f}" in CARD

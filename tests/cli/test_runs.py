@@ -8,8 +8,6 @@ import pytest
 from tiny_run import exit_code, words
 
 from tinygpt.cli.main import main
-from tinygpt.cli.runs import n_parameters
-from tinygpt.presets import PRESETS
 
 
 @pytest.fixture
@@ -96,7 +94,3 @@ def test_four_examples_that_can_be_typed(capsys: pytest.CaptureFixture[str]) -> 
         assert capsys.readouterr().err.startswith(
             "tinygpt: Unrecognized options: --no-such-option"
         )
-
-
-def test_parameters_are_counted_without_allocating_them() -> None:
-    assert n_parameters(PRESETS["gpt2-xl"].model) == 1_557_611_200

@@ -24,7 +24,7 @@ from tinygpt.finetuning.lora import (
 from tinygpt.formats.huggingface import export_gpt2
 from tinygpt.model.gpt import GPT
 from tinygpt.text.tokenizer import Tokenizer
-from tinygpt.training.checkpoint import save_tensors
+from tinygpt.training.tensor_file import save_tensors
 
 ALL = ("qkv", "attention.output", "feed_forward.input", "feed_forward.output")
 THEIRS = dict(
@@ -251,12 +251,12 @@ def test_wrong_order_and_wrong_files(model: GPT, tmp_path: Path) -> None:
     add_lora(model)
     with pytest.raises(UserError, match="has adapters: remove_lora"):
         add_lora(model)
-    with pytest.raises(UserError, match=r"Cannot write .*absent"):
+    with pytest.raises(UserError, match=r"cannot write .*absent"):
         save_lora(model, tmp_path / "absent" / "a.safetensors")
     save_lora(model, path)
     for change in ({"d_model": 12}, {"n_layers": 2}):
         other = GPT(GPTConfig(**(SHAPE | change)))
-        with pytest.raises(UserError, match=r"does not fit this model at blocks\.\d"):
+        with pytest.raises(UserError, match=r"does not fit this model"):
             load_lora(other, path)
         assert not lora_state(other)
     whole = path.read_bytes()

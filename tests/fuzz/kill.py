@@ -59,8 +59,6 @@ class Runs:
         if (self.home / name / "last.safetensors").exists():
             argv.append("--resume")
             self.resumed += 1
-        elif (self.home / name).exists():
-            shutil.rmtree(self.home / name)  # killed before there was a state
         return subprocess.Popen(
             [sys.executable, "-m", "tinygpt", *argv],
             env=ENVIRONMENT,

@@ -1,133 +1,102 @@
-"""pretrain: text, tokenizer, model and trainer fit, and the last look sees it all."""
+"""run: parts fit, what is trained is kept, a run is resumed and never lost."""
 
 import math
+import shutil
 import sys
-from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny_run import VOCAB_SIZE, assert_same_tensors, configs, write_text
+from tiny_run import VOCAB_SIZE, assert_same_tensors, configs
 
-from tinygpt.config import GPTConfig
 from tinygpt.errors import UserError
-from tinygpt.model.gpt import GPT
 from tinygpt.presets import PRESETS
 from tinygpt.runtime.distributed import World
 from tinygpt.text.dataset import Batches
-from tinygpt.text.tokenizer import Tokenizer
-from tinygpt.training import run as pretrain
+from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
 from tinygpt.training.checkpoint import RunFolder
-from tinygpt.training.evaluation import Evaluation, baselines
-from tinygpt.training.loss import NextTokenLoss
-from tinygpt.training.run import Corpus, draw_in, open_run, prepare, train_in
+from tinygpt.training.evaluation import Evaluation
+from tinygpt.training.run import Run, draw_in, pretrain
+from tinygpt.training.tensor_file import load_tensors, save_tensors
 from tinygpt.training.trainer import EvalReport
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    text, vocabulary = write_text(tmp_path_factory.mktemp("corpus"))
-    return Corpus(str(text), Tokenizer.load(vocabulary), context_length=8)
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that came to its end."""
+    home = tmp_path_factory.mktemp("finished")
+    for _ in pretrain(home / "run", *configs(home)).reports():
+        pass
+    return home / "run"
 
 
-def test_a_corpus_is_split_and_comes_back(corpus: Corpus) -> None:
-    whole = len(corpus.train) + len(corpus.val)
-    assert len(corpus.train) == int(0.9 * whole)
-    text = corpus.train_text + corpus.tokenizer.decode(corpus.val.tolist())
-    assert corpus.tokenizer.encode(text) == [*corpus.train, *corpus.val]
-    assert corpus.byte_lengths.shape == (VOCAB_SIZE,)
-    assert corpus.byte_lengths[corpus.train].sum() == len(corpus.train_text.encode())
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be spoilt."""
+    return shutil.copytree(finished, tmp_path / "run")
 
 
-def test_of_a_big_text_only_the_end_is_known(
-    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """To the baselines and the report on memorisation, which would take for ever."""
-    monkeypatch.setattr(pretrain, "MOST_KNOWN", 50)
-    small = copy(corpus)
-    small.__dict__.pop("known", None)
-    small.__dict__.pop("train_text", None)
-    assert small.known.tolist() == corpus.train[-50:].tolist()
-    assert corpus.train_text.endswith(small.train_text)
+def resumed(path: Path, **other: Any) -> Run:
+    """The run in `path`, resumed with its own settings."""
+    model, train = RunFolder(path).configs()
+    return pretrain(path, model, replace(train, **other), resume=True)
 
 
-def test_the_whole_split_is_evaluated_token_by_token(corpus: Corpus) -> None:
-    """Against a plain loop over single windows; every id but the first, once; 1e-5."""
-    torch.manual_seed(4)
-    model = GPT(replace(configs_of(corpus), dropout=0.0)).eval()
-    ids, total, count = corpus.val, 0.0, 0
-    for start in range(0, len(ids) - 1, 8):
-        x, y = ids[start : start + 8], ids[start + 1 : start + 9]
-        logits = model(x[: len(y)].unsqueeze(0))[0]
-        total -= logits.log_softmax(-1).gather(1, y.unsqueeze(1)).sum().item()
-        count += len(y)
-    result = corpus.evaluate(model, batch_size=3)
-    assert result.tokens == count == len(ids) - 1
-    assert result.nats_per_token == pytest.approx(total / count, abs=1e-5)
-    text = corpus.tokenizer.decode_bytes(ids[1:].tolist())
-    assert result.bytes == len(text)
-    assert corpus.evaluate(model, windows=10**6) == corpus.evaluate(model)
+def everything(folder: Path) -> dict[Path, bytes]:
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def configs_of(corpus: Corpus) -> GPTConfig:
-    """A small model for the corpus."""
-    small = replace(PRESETS["tiny"].model, d_model=12, n_heads=2, n_layers=1)
-    return replace(small, context_length=8, vocab_size=corpus.tokenizer.vocab_size)
-
-
-def test_a_sample_is_spread_over_the_split_and_the_same_each_time(
-    corpus: Corpus,
-) -> None:
-    model = GPT(configs_of(corpus)).eval()
-    result = corpus.evaluate(model, windows=3, batch_size=2)
-    assert result == corpus.evaluate(model, windows=3, batch_size=2)
-    assert result.tokens == 3 * 8
-    assert not result.whole_split
-    assert corpus.evaluate(model).whole_split
-    middle = (len(corpus.val) - 9) // 2
-    starts = [0, middle, len(corpus.val) - 9]
-    x = torch.stack([corpus.val[s : s + 8] for s in starts])
-    y = torch.stack([corpus.val[s + 1 : s + 9] for s in starts])
-    wanted = NextTokenLoss(model)(x, y).item()
-    assert result.nats_per_token == pytest.approx(wanted, abs=1e-5)
-
-
-def test_baselines_know_the_training_part_and_guess_the_validation_part(
-    corpus: Corpus,
-) -> None:
-    bits, t = corpus.baselines(), corpus.tokenizer
-    assert bits == baselines(corpus.train, corpus.val, t.vocab_size, t.decode_bytes)
-    # Nine words, drawn alike: every guess beats that of a fair die.
-    assert all(bits[name] < bits["uniform"] for name in bits.keys() - {"uniform"})
-    per_byte = math.log2(VOCAB_SIZE) * len(corpus.val)
-    size = len(corpus.tokenizer.decode_bytes(corpus.val.tolist()))
-    assert bits["uniform"] == pytest.approx(per_byte / size)
+# --- Parts -------------------------------------------------------------------------
 
 
 def test_the_parts_fit_together(tmp_path: Path) -> None:
     model, train = configs(tmp_path)
-    run = prepare(model, train)
+    run = pretrain(tmp_path / "run", model, train)
     assert run.model.config == replace(model, vocab_size=VOCAB_SIZE)
     batches = run.trainer.batches
     assert isinstance(batches, Batches)
     assert (batches.batch_size, batches.seed) == (train.batch_size, train.seed)
-    again = prepare(model, train)
+    again = pretrain(tmp_path / "run", model, train)
     assert_same_tensors(run.model.state_dict(), again.model.state_dict())
-    other = prepare(model, replace(train, seed=2))
+    other = pretrain(tmp_path / "run", model, replace(train, seed=2))
     assert not torch.equal(other.model.head.weight, run.model.head.weight)
+    assert not (tmp_path / "run").exists()  # nothing is written before training
+    assert run.summary() == (
+        f"{run.path}: {run.model.n_parameters():,} parameters, {run.data}, 40 steps, "
+        "cpu, float32"
+    )
 
 
-def test_the_final_look_covers_the_whole_split(tmp_path: Path) -> None:
-    run = prepare(*configs(tmp_path, steps=5, eval_interval=3))
-    looks = []
-    for look in run.trainer.run():
-        looks.append(look)
-        seen = run.corpus.evaluate(run.model, None if look.is_last else 5)
-        assert look.validation == seen
-    assert [look.step for look in looks] == [0, 3, 5]
-    assert looks[-1].validation.tokens == len(run.corpus.val) - 1
-    assert looks[0].validation.tokens == 5 * 8
+def test_a_tokenizer_may_be_given_itself(tmp_path: Path) -> None:
+    model, train = configs(tmp_path, steps=2)
+    own = Tokenizer.load(train.tokenizer)
+    train = replace(train, tokenizer="handbook-4k")
+    run = pretrain(tmp_path / "run", model, train, tokenizer=own)
+    assert run.tokenizer is own
+    list(run.reports())
+    settings = RunFolder(tmp_path / "run").configs()[1]
+    assert settings.tokenizer == own.name
+    assert get_tokenizer(own) is own
+
+
+def test_sizes_that_no_memory_holds_are_refused_at_once(tmp_path: Path) -> None:
+    model, train = configs(tmp_path)
+    for config in (replace(model, d_model=10**8), replace(model, n_layers=10**8)):
+        with pytest.raises(UserError, match="GB of memory"):
+            pretrain(tmp_path / "run", config, train)
+
+
+def test_the_last_report_covers_the_whole_split(tmp_path: Path) -> None:
+    run = pretrain(tmp_path / "run", *configs(tmp_path, steps=5, eval_interval=3))
+    reports = []
+    for report in run.trainer.run():
+        reports.append(report)
+        seen = run.data.evaluate(run.model, None if report.is_last else 5)
+        assert report.validation == seen
+    assert [report.step for report in reports] == [0, 3, 5]
+    assert reports[0].validation.tokens == 5 * 8
 
 
 @pytest.mark.parametrize("name", ["tiny", "pocket"])
@@ -147,7 +116,7 @@ def test_the_seed_preset_starts_as_unsure_as_a_fair_die(openai: object) -> None:
 def first_loss(name: str) -> float:
     preset = PRESETS[name]
     train = replace(preset.train, device="cpu", dtype="float32", eval_windows=20)
-    run = prepare(preset.model, train)
+    run = pretrain(Path("not written"), preset.model, train)
     look = next(run.trainer.run())
     assert look.training_loss == pytest.approx(look.validation.nats_per_token, abs=0.15)
     return look.training_loss
@@ -157,25 +126,137 @@ def test_a_few_steps_of_the_default_recipe_learn(tmp_path: Path) -> None:
     preset = PRESETS["tiny"]
     model = replace(preset.model, d_model=48, n_layers=1)
     train = replace(preset.train, steps=8, batch_size=4, eval_windows=8, device="cpu")
-    looks = list(train_in(RunFolder(tmp_path / "run"), prepare(model, train), False))
+    reports = list(pretrain(tmp_path / "run", model, train).reports())
     uniform = math.log(preset.model.vocab_size)
-    assert looks[-1].step == 8
-    assert looks[-1].validation.nats_per_token < uniform - 0.3
+    assert reports[-1].step == 8
+    assert reports[-1].validation.nats_per_token < uniform - 0.3
 
 
-# --- Runs --------------------------------------------------------------------------
+# --- What is written ---------------------------------------------------------------
 
 
-def test_a_run_is_opened_once_and_then_only_to_go_on(tmp_path: Path) -> None:
-    path, (model, train) = tmp_path / "run", configs(tmp_path, steps=2)
-    folder, tokenizer = open_run(path, model, train, resume=False)
-    assert tokenizer is None
-    assert open_run(path, model, train, resume=True)[1] is None  # nothing there yet
-    list(train_in(folder, prepare(model, train), resume=False))
-    model, train = folder.configs()
-    with pytest.raises(UserError, match=r"exists: go on with it by --resume"):
-        open_run(path, model, train, resume=False)
-    assert open_run(path, model, replace(train, steps=9, lr=0.5), resume=True)[1]
+def test_states_are_saved_a_checkpoint_interval_apart(tmp_path: Path) -> None:
+    model, train = configs(tmp_path, steps=45, checkpoint_interval=15)
+    run = pretrain(tmp_path / "run", model, train)
+    saved = [
+        (report.step, run.folder.load_last()[1]["step"]) for report in run.reports()
+    ]
+    assert saved == [(0, 0), (10, 0), (20, 20), (30, 20), (40, 40), (45, 45)]
+
+
+def test_a_run_exists_once_it_can_be_resumed(tmp_path: Path) -> None:
+    run = pretrain(tmp_path / "run", *configs(tmp_path))
+    reports, seen = run.reports(), []
+    save = run.folder.save_last
+
+    def watched(*state: Any) -> None:
+        seen.append(run.folder.exists)
+        save(*state)
+
+    run.folder.save_last = watched  # type: ignore[method-assign]
+    next(reports)
+    assert seen == [False]
+    run.folder.require_resumable()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    run = pretrain(tmp_path / "file" / "run", *configs(tmp_path))
+    with pytest.raises(UserError, match=r"cannot write to .*choose another folder"):
+        next(run.reports())
+
+
+def test_only_the_main_process_writes(tmp_path: Path) -> None:
+    class Second(World):
+        """The other one of a pair that has nobody to talk to."""
+
+        def _sum(self, value: float) -> float:
+            return value
+
+    run = pretrain(tmp_path / "run", *configs(tmp_path, steps=2))
+    run.trainer.world = Second(rank=1)
+    assert [report.step for report in run.reports()] == [0, 2]
+    assert not (tmp_path / "run").exists()
+
+
+# --- Two runs with one name --------------------------------------------------------
+
+
+def test_the_second_of_two_runs_with_one_name_is_refused(tmp_path: Path) -> None:
+    model, train = configs(tmp_path)
+    first, second = (pretrain(tmp_path / "run", model, train) for _ in range(2))
+    reports = first.reports()
+    next(reports)
+    with pytest.raises(UserError, match="another process is training the run"):
+        next(second.reports())
+    with pytest.raises(UserError, match="exists: continue it with --resume"):
+        pretrain(tmp_path / "run", model, train)
+    going_on = resumed(tmp_path / "run")
+    with pytest.raises(UserError, match="another process is training the run"):
+        next(going_on.reports())
+    steps = [report.step for report in reports]
+    assert steps == [10, 20, 30, 40]
+    with pytest.raises(UserError, match="exists: continue it with --resume"):
+        next(second.reports())  # the first one is done by now
+    assert list(resumed(tmp_path / "run").reports()) == []
+
+
+# --- Resuming ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3])
+def test_a_resumed_run_ends_like_one_that_was_not_stopped(
+    stop: int, finished: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    reports = pretrain(path, *configs(tmp_path)).reports()
+    for _ in range(stop + 1):
+        next(reports)
+    reports.close()  # type: ignore[attr-defined]
+    assert not (path / "model-ckpt.pt").exists()
+    (tmp_path / "small.tiktoken").unlink()  # the run brings its own vocabulary
+    for _ in resumed(path).reports():
+        pass
+    for name in ("last.safetensors", "best.safetensors"):
+        mine, theirs = load_tensors(path / name), load_tensors(finished / name)
+        assert_same_tensors(mine[0], theirs[0])
+    keys = ("step", "training_loss", "validation_loss", "bits_per_byte")
+    logs = [RunFolder(p).read_log() for p in (path, finished)]
+    mine, theirs = ([[line[k] for k in keys] for line in log] for log in logs)
+    assert mine == theirs
+
+
+def test_where_nothing_can_be_resumed_nothing_is_touched(copy: Path) -> None:
+    model, train = RunFolder(copy).configs()
+    (copy / "last.safetensors").unlink()
+    before = everything(copy.parent)
+    with pytest.raises(UserError, match=r"it has no last\.safetensors"):
+        pretrain(copy, model, train, resume=True)
+    with pytest.raises(UserError, match="there is no run in"):
+        pretrain(copy.parent / "absent", model, train, resume=True)
+    assert everything(copy.parent) == before
+    assert not (copy.parent / "absent").exists()
+
+
+def test_a_finished_run_that_is_resumed_restores_what_is_missing(copy: Path) -> None:
+    (copy / "model-ckpt.pt").unlink()  # killed at the very last moment
+    assert list(resumed(copy).reports()) == []
+    assert (copy / "model-ckpt.pt").exists()
+
+
+def test_best_weights_that_are_gone_are_judged_anew(copy: Path) -> None:
+    (copy / "best.safetensors").unlink()
+    steps = [report.step for report in resumed(copy, steps=60).reports()]
+    assert steps[-1] == 60
+    RunFolder(copy).load_model()
+
+
+def test_a_run_may_go_on_longer_with_other_settings(copy: Path) -> None:
+    started = RunFolder(copy).settings()["record"]["started"]
+    reports = list(resumed(copy, steps=60, lr=0.001).reports())
+    assert [report.step for report in reports] == [50, 60]
+    assert RunFolder(copy).configs()[1].steps == 60
+    assert RunFolder(copy).settings()["record"]["started"] == started
 
 
 @pytest.mark.parametrize(
@@ -188,41 +269,87 @@ def test_a_run_is_opened_once_and_then_only_to_go_on(tmp_path: Path) -> None:
         ({"optimizer": "adamw"}, "leave optimizer as"),
     ],
 )
-def test_a_run_that_goes_on_keeps_its_nature(
-    changes: dict[str, object], words: str, tmp_path: Path
+def test_a_resumed_run_keeps_its_nature(
+    changes: dict[str, object], words: str, copy: Path
 ) -> None:
-    model, train = configs(tmp_path)
-    run = prepare(model, train)
-    RunFolder(tmp_path / "run").start(run.model.config, train, run.corpus.tokenizer)
+    model, train = RunFolder(copy).configs()
     of_model = {n: v for n, v in changes.items() if hasattr(model, n)}
     of_train = {n: v for n, v in changes.items() if hasattr(train, n)}
+    before = everything(copy)
     with pytest.raises(UserError, match=words):
-        open_run(
-            tmp_path / "run",
-            replace(run.model.config, **of_model),
-            replace(train, **of_train),
-            resume=True,
+        pretrain(
+            copy, replace(model, **of_model), replace(train, **of_train), resume=True
         )
+    assert everything(copy) == before
 
 
-def test_only_the_main_process_writes(tmp_path: Path) -> None:
-    class Second(World):
-        """The other one of a pair that has nobody to talk to."""
+SPOILT: list[dict[str, Any]] = [
+    {"step": "x"},
+    {"step": None},
+    {"step": float("inf")},
+    {"step": [1]},
+    {"best": {}},
+    {"tally": [1]},
+    {"tally": {"nats": 1, "more": 2}},
+    {"optimizer": "adamw"},
+    {"threads": "many"},
+]
 
-        def _sum(self, value: float) -> float:
-            return value
 
-    run = prepare(*configs(tmp_path, steps=2))
-    run.trainer.world = Second(rank=1)
-    looks = list(train_in(RunFolder(tmp_path / "run"), run, resume=False))
-    assert [look.step for look in looks] == [0, 2]
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("change", SPOILT)
+def test_a_state_made_by_hand(change: dict[str, Any], copy: Path) -> None:
+    tensors, metadata = load_tensors(copy / "last.safetensors")
+    save_tensors(copy / "last.safetensors", tensors, metadata | change)
+    with pytest.raises(UserError):
+        resumed(copy)
+    save_tensors(copy / "last.safetensors", tensors, {})
+    with pytest.raises(UserError):
+        resumed(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model.head.weight": torch.ones(2**20)},
+        {"nonsense": torch.ones(1)},
+        {"step.nonsense": torch.ones(1)},
+        {"model.nonsense": torch.ones(1)},
+    ],
+)
+def test_tensors_of_a_state_made_by_hand(change: dict[str, Any], copy: Path) -> None:
+    tensors, metadata = load_tensors(copy / "last.safetensors")
+    save_tensors(copy / "last.safetensors", tensors | change, metadata)
+    with pytest.raises(UserError):
+        resumed(copy)
+
+
+def test_settings_stay_if_the_state_does_not_fit(copy: Path) -> None:
+    (copy / "last.safetensors").write_bytes(b"cut")
+    with pytest.raises(UserError, match="is not a whole safetensors file"):
+        resumed(copy, steps=60)
+    assert RunFolder(copy).configs()[1].steps == 40
+
+
+def test_torchrun_restarts_its_own_runs_only(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, train = RunFolder(copy).configs()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 1")
+    list(resumed(copy, steps=50).reports())  # which notes the job
+    train = replace(train, steps=60)
+    with pytest.raises(UserError, match="exists"):
+        pretrain(copy, model, train)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert [report.step for report in pretrain(copy, model, train).reports()] == [60]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job 2")
+    with pytest.raises(UserError, match="exists"):
+        pretrain(copy, model, train)
 
 
 # --- TensorBoard -------------------------------------------------------------------
 
 
-def some_looks() -> list[EvalReport]:
+def some_reports() -> list[EvalReport]:
     facts = {"is_best": True, "is_extra": False, "is_last": False}
     rest = {"tokens_per_second": 9.0, "seconds": 1.0, "seconds_left": 2.0}
     seen = Evaluation(3.0, 20, 60.0, 60)
@@ -232,14 +359,14 @@ def some_looks() -> list[EvalReport]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_looks_are_drawn_for_tensorboard(tmp_path: Path) -> None:
-    looks = some_looks()
-    assert list(draw_in(tmp_path, iter(looks))) == looks
+def test_reports_are_drawn_for_tensorboard(tmp_path: Path) -> None:
+    reports = some_reports()
+    assert list(draw_in(tmp_path, iter(reports))) == reports
     (events,) = tmp_path.glob("events.out.tfevents.*")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     drawn = EventAccumulator(str(events)).Reload()
-    assert set(drawn.Tags()["scalars"]) == looks[0].record().keys() - {"step"}
+    assert set(drawn.Tags()["scalars"]) == reports[0].record().keys() - {"step"}
     points = [(p.step, p.value) for p in drawn.Scalars("training_loss")]
     assert points == [(0, 3.5), (1, 2.5)]
 
@@ -249,11 +376,11 @@ def test_tensorboard_may_be_missing(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match="pip install tensorboard"):
-        next(draw_in(tmp_path, iter(some_looks())))
+        next(draw_in(tmp_path, iter(some_reports())))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tensorboard_needs_a_folder_too(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     with pytest.raises(UserError, match="cannot write to"):
-        next(draw_in(tmp_path / "file" / "run", iter(some_looks())))
+        next(draw_in(tmp_path / "file" / "run", iter(some_reports())))

@@ -29,7 +29,7 @@ from tinygpt.cli.arguments import (
 )
 from tinygpt.cli.console import say, write
 from tinygpt.cli.parsing import EXAMPLES, latest_run, parse
-from tinygpt.cli.runs import n_parameters, run_finetune, run_runs, run_train
+from tinygpt.cli.runs import run_finetune, run_runs, run_train
 from tinygpt.errors import UserError, require
 from tinygpt.presets import PRESETS
 from tinygpt.runtime.device import calm_threads
@@ -80,15 +80,30 @@ def run_eval(args: Eval) -> None:
     """Print the model's losses beside the baselines, and its longest recitation."""
     require(args.text != "", "the name of the text is empty")
     llm = _load(args)
-    from tinygpt.finetuning.run import load_run
-    from tinygpt.training.run import measure
+    from tinygpt.text.corpora import holds_chats
+    from tinygpt.training.checkpoint import RunFolder
+    from tinygpt.training.tensor_file import read_header
+    from tinygpt.training.text_data import measure
 
-    if llm.folder is None:
+    source, data, seed = str(llm.folder or args.model), args.text, 1337
+    if llm.folder is not None:
+        folder = RunFolder(llm.folder)
+        _, train = folder.configs()
+        if data is None and holds_chats(train.data):
+            raise UserError(
+                f"{source} learned from conversations, and its log.jsonl holds the "
+                "loss on them: give a text to measure it on, as in `tinygpt eval "
+                f"my.txt --model {source}`"
+            )
+        data, seed = data or train.data, train.seed
+        _, metadata = read_header(folder.best)
+        source = f"{source}, weights of step {metadata.get('step')}"
+    if data is None:
         raise UserError(
-            f"{args.model} is not a run: give one that `tinygpt runs` lists"
+            f"{source} is not a run, so there is no text of its own to measure it on: "
+            f"give one, as in `tinygpt eval my.txt --model {source}`"
         )
-    _, _, facts = load_run(llm.folder)
-    for line in measure(llm.folder, llm.model, llm.tokenizer, facts, args.text):
+    for line in measure(source, llm.model, llm.tokenizer, data, seed):
         say(line)
 
 
@@ -166,6 +181,7 @@ def run_info(args: Info) -> None:
 
     import tinygpt
     from tinygpt.runtime.device import pick_device
+    from tinygpt.runtime.memory import n_parameters
 
     say(
         f"tinygpt {tinygpt.__version__}, Python {platform.python_version()}, "

@@ -3,20 +3,18 @@
 What it leaves out: the other commands (see `main`), and all work.
 """
 
-import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tinygpt.cli import console
 from tinygpt.cli.arguments import Finetune, Generate, Runs, Train
 from tinygpt.cli.console import say
-from tinygpt.cli.parsing import free_name, runs_in
-from tinygpt.config import FinetuneConfig, GPTConfig, TrainConfig
-from tinygpt.errors import UserError, require
+from tinygpt.cli.parsing import free_name
+from tinygpt.config import FinetuneConfig, TrainConfig
+from tinygpt.errors import require
 from tinygpt.runtime.device import calm_threads
 from tinygpt.runtime.distributed import World
 from tinygpt.settings import convert, run_path
@@ -26,7 +24,7 @@ def run_train(args: Train) -> None:
     """Train, printing every evaluation; then print a sample."""
     calm_threads()
     from tinygpt.llm import LLM, load
-    from tinygpt.starting import pretrain
+    from tinygpt.training.run import pretrain
 
     world = World.from_environment()
     config: TrainConfig = convert(TrainConfig, args.train)
@@ -58,9 +56,8 @@ def run_train(args: Train) -> None:
 def run_finetune(args: Finetune) -> None:
     """Fine-tune, printing every evaluation; then answer the same questions twice."""
     calm_threads()
-    from tinygpt.finetuning.run import PROMPTS
+    from tinygpt.finetuning.run import PROMPTS, finetune
     from tinygpt.llm import find_run, load
-    from tinygpt.starting import finetune
     from tinygpt.text.corpora import holds_chats
 
     world = World.from_environment()
@@ -118,40 +115,14 @@ def _follow(run: Any, args: Train | Finetune, world: World) -> None:
 def run_runs(args: Runs) -> None:
     """List runs, the latest last."""
     calm_threads()
+    from tinygpt.training.checkpoint import list_runs
+
     rows = [["name", "text", "parameters", "steps", "bits per byte", "date"]]
-    for path in runs_in(args.out):
-        rows.append([path.name, *_described(path)])
+    for run in list_runs(args.out):
+        bits = "" if run.bits_per_byte is None else f"{run.bits_per_byte:.4f}"
+        numbers = [f"{run.parameters:,}", f"{run.steps}", bits, run.date]
+        known = [f"({run.problem})"] if run.problem else [run.data, *numbers]
+        rows.append([run.path.name, *known])
     require(len(rows) > 1, f"there is no run in {args.out}/ yet")
     for line in console.table(rows):
         say(line)
-
-
-def _described(path: Path) -> list[str]:
-    """Text, size, steps, best bits per byte and date of one run."""
-    from tinygpt.training.checkpoint import RunFolder
-
-    folder = RunFolder(path)
-    try:
-        model, train = folder.configs()
-        log = folder.read_log()
-    except UserError as error:
-        return [f"({error})"]
-    bits = min((line["bits_per_byte"] for line in log), default=math.nan)
-    began = datetime.fromtimestamp((path / "run.json").stat().st_mtime)
-    return [
-        train.data,
-        f"{n_parameters(model):,}",
-        str(max((line["step"] for line in log), default=0)),
-        f"{bits:.4f}",
-        f"{began:%Y-%m-%d %H:%M}",
-    ]
-
-
-def n_parameters(config: GPTConfig) -> int:
-    """Parameters of a model of this shape, counted without allocating them."""
-    import torch
-
-    from tinygpt.model.gpt import GPT
-
-    with torch.device("meta"):
-        return GPT(config).n_parameters()

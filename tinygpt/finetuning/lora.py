@@ -1,22 +1,22 @@
-"""LoRA: fine-tune a large matrix through two thin ones beside it.
+"""LoRA: fine-tune a large matrix by training two thin ones beside it.
 
-`add_lora` freezes a model and puts adapters beside chosen linear layers; only these
-train and are saved. `merge` folds them into the weights, `unmerge` takes them out
-again. What it leaves out: adapters for embeddings, quantised base weights, one rank
-per layer.
+`add_lora` freezes a model and adds adapters to chosen linear layers; only these are
+trained and saved. `merge` adds them to the weights, `unmerge` subtracts them again.
+What it leaves out: adapters for embeddings, quantised base weights, a rank for each
+layer.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from tinygpt.errors import UserError, require
-from tinygpt.training.checkpoint import load_tensors, save_tensors
+from tinygpt.errors import require
+from tinygpt.training.tensor_file import load_tensors, save_tensors
 
 FORMAT = "tinygpt lora 1"
 TARGETS = ("qkv",)
@@ -25,9 +25,9 @@ TARGETS = ("qkv",)
 class LoRALinear(nn.Linear):
     """A linear layer with a low-rank adapter: W x + b + (alpha / rank) B A x.
 
-    It takes over weight and bias of `linear` under their own names, frozen, and adds
-    `lora_a` [rank, in] and `lora_b` [out, rank]. `lora_b` starts at zero, so the layer
-    starts as it was. Dropout acts on the adapter's input only.
+    Weight and bias are those of `linear`, under the same names, frozen; `lora_a`
+    [rank, in] and `lora_b` [out, rank] are new. `lora_b` starts at zero, so that the
+    layer begins with the output of `linear`. Dropout acts on the adapter's input only.
 
     Source: Hu et al. (2021), "LoRA: Low-Rank Adaptation of Large Language Models",
     section 4.1, equation 3; `lora_a` starts uniform as in their code.
@@ -64,7 +64,7 @@ class LoRALinear(nn.Linear):
 
     @property
     def scale(self) -> float:
-        """The adapter's size, alpha / rank: one learning rate suits all ranks."""
+        """The factor alpha / rank, with which one learning rate suits all ranks."""
         return self.alpha / self.rank
 
     @torch.no_grad()
@@ -100,7 +100,7 @@ def add_lora(
     alpha: float = 16.0,
     dropout: float = 0.0,
 ) -> list[str]:
-    """Wrap the linear layers that `targets` name and freeze everything else.
+    """Add adapters to the linear layers that `targets` name; freeze everything else.
 
     A target is the end of a dotted name: "qkv" is that layer in every block,
     "attention.output" leaves the feed-forward layers' output alone. Returns the names
@@ -139,9 +139,9 @@ def add_lora(
 
 @torch.no_grad()
 def merge(model: nn.Module) -> None:
-    """Fold the adapters into the weights: as fast as without, and the same output.
+    """Add the adapters to the weights: the same output, at the speed of a plain model.
 
-    The adapters stay beside them for `unmerge`; what is merged already stays as it is.
+    The adapters are kept for `unmerge`; layers that are merged already stay so.
     Source: Hu et al. (2021), section 4.1, "No Additional Inference Latency".
     """
     for _, module in adapters(model):
@@ -152,7 +152,7 @@ def merge(model: nn.Module) -> None:
 
 @torch.no_grad()
 def unmerge(model: nn.Module) -> None:
-    """Take the adapters out of the weights, up to rounding; undoes `merge`."""
+    """Subtract the adapters from the weights: undoes `merge`, up to rounding."""
     for _, module in adapters(model):
         if module.merged:
             module.weight -= module.delta()
@@ -193,42 +193,46 @@ def save_lora(model: nn.Module, path: str | Path) -> None:
     wrapped = dict(adapters(model))
     require(bool(wrapped), "The model has no adapters to save.")
     first = next(iter(wrapped.values()))
-    facts = {
+    metadata = {
         "format": FORMAT,
         "targets": list(wrapped),
         "rank": first.rank,
         "alpha": first.alpha,
         "dropout": first.lora_dropout.p,
     }
-    try:
-        save_tensors(Path(path), lora_state(model), facts)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"Cannot write {path} ({error}): choose another folder or make room."
-        ) from error
+    save_tensors(Path(path), lora_state(model), metadata)
 
 
 def load_lora(model: nn.Module, path: str | Path) -> list[str]:
-    """Put the adapters of a file into a plain model; returns the wrapped names.
+    """Add the adapters of a file to a plain model; returns the wrapped names.
 
     Raises:
-        UserError: the file is no file of adapters, belongs to a model of another
-            shape, or the model has adapters already.
+        UserError: the file holds no adapters, belongs to a model of another shape, or
+            the model has adapters already.
     """
-    tensors, facts = load_tensors(Path(path))
-    require(facts.get("format") == FORMAT, f"{path} holds no LoRA adapters.")
-    settings = {key: facts[key] for key in ("targets", "rank", "alpha", "dropout")}
-    rank, linears = settings["rank"], dict(model.named_modules())
-    for name in settings["targets"]:
-        linear = linears.get(name)
-        require(
-            isinstance(linear, nn.Linear)
-            and tensors[f"{name}.lora_a"].shape == (rank, linear.in_features)
-            and tensors[f"{name}.lora_b"].shape == (linear.out_features, rank),
-            f"{path} does not fit this model at {name}: load the model that it was "
-            "trained on.",
-        )
-    names = add_lora(model, **settings)
+    tensors, metadata = load_tensors(Path(path))
+    numbers: dict[str, Any] = {n: metadata.get(n) for n in ("rank", "alpha", "dropout")}
+    targets: Any = metadata.get("targets")
+    require(
+        metadata.get("format") == FORMAT
+        and isinstance(targets, list)
+        and all(isinstance(name, str) for name in targets)
+        and type(numbers["rank"]) is int
+        and all(type(number) in (int, float) for number in numbers.values()),
+        f"{path} holds no LoRA adapters.",
+    )
+    wanted: dict[str, tuple[int, int]] = {}
+    linears = dict(model.named_modules())
+    for name in targets:
+        linear, rank = linears.get(name), numbers["rank"]
+        if isinstance(linear, nn.Linear):
+            wanted[f"{name}.lora_a"] = (rank, linear.in_features)
+            wanted[f"{name}.lora_b"] = (linear.out_features, rank)
+    require(
+        wanted == {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        f"{path} does not fit this model: load the model that it was trained on.",
+    )
+    names = add_lora(model, targets, **numbers)
     with torch.no_grad():
         for name, tensor in lora_state(model).items():
             tensor.copy_(tensors[name])

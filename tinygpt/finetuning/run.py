@@ -1,94 +1,218 @@
-"""Fine-tuning: teach a trained GPT to answer, with its old knowledge as a start.
+"""Fine-tuning: a trained GPT learns to answer.
 
-It loads a model, makes batches of conversations (see `chat`) or of plain text, adds
-adapters (see `lora`) if asked, and hands all to the trainer. What it leaves out:
-learning from preferences, and tools.
+`finetune` loads a model, reads conversations (see `chat`) or plain text, adds adapters
+(see `lora`) if asked, and makes a `Run` of the same kind as pretraining. `load_model`
+loads any model by name or from a folder. What it leaves out: the training itself (see
+`training.run`); learning from preferences; tools.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from tinygpt.config import FinetuneConfig, from_dict
-from tinygpt.errors import UserError
-from tinygpt.finetuning.chat import PackedBatches, pack
+from tinygpt.config import FinetuneConfig
+from tinygpt.errors import UserError, require
+from tinygpt.files import exists, shipped
+from tinygpt.finetuning.chat import ChatData, PackedBatches
 from tinygpt.finetuning.lora import add_lora, merge, remove_lora
 from tinygpt.formats.huggingface import load_gpt2
+from tinygpt.formats.model_files import PRETRAINED_NAMES
 from tinygpt.model.attention import MultiHeadAttention
 from tinygpt.model.gpt import GPT
 from tinygpt.runtime.distributed import World
-from tinygpt.text.corpora import holds_chats, load_chats, load_text
-from tinygpt.text.dataset import Batches, split_tokens, whole_split
+from tinygpt.runtime.memory import require_memory
+from tinygpt.text.corpora import holds_chats
+from tinygpt.text.dataset import Batches
 from tinygpt.text.tokenizer import Tokenizer
-from tinygpt.training import checkpoint
-from tinygpt.training.checkpoint import RunFolder
-from tinygpt.training.evaluation import Evaluation, evaluate
-from tinygpt.training.trainer import EvalReport, Trainer
+from tinygpt.training.checkpoint import BASE, RunFolder
+from tinygpt.training.run import Run, require_same, restarted
+from tinygpt.training.tensor_file import read_header, require_fit
+from tinygpt.training.text_data import TextData
 
 PROMPTS = (
     "I need to cancel my order please",
     "My parcel has not arrived yet.",
     "Do you have a gift card?",
 )
+# Models that ship with the course, and a file of each.
+SHIPPED = {"tiny": "run.json", "pocket-chat": "config.json"}
+MODEL_NAMES = (*SHIPPED, *PRETRAINED_NAMES)
+KEPT = (  # settings that a resumed run cannot change
+    "model",
+    "data",
+    "scratch",
+    "window",
+    "optimizer",
+    "lora",
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+)
 
 
-@dataclass
-class Finetuning:
-    """A fine-tuning run, ready to start."""
-
-    config: FinetuneConfig
-    model: GPT
-    tokenizer: Tokenizer
-    trainer: Trainer
-    n_train: int
-    """Training windows."""
-    n_val: int
-    """Validation windows."""
-    is_chat: bool
-    """Whether the data are conversations."""
+# --- Loading ----------------------------------------------------------------------
 
 
 def load_model(source: str | Path) -> tuple[GPT, Tokenizer]:
-    """A model by GPT-2 name, from a folder in GPT-2's format, or from a run folder.
+    """A model by one of `MODEL_NAMES`, from a run folder, or in GPT-2's format.
+
+    The adapters of a LoRA run become part of their base.
 
     Raises:
-        UserError: there is no such model, or a file cannot be used.
+        UserError: there is no such model, or a file of it cannot be used.
     """
-    if not RunFolder(source).exists:
-        return load_gpt2(source)
-    model, tokenizer, _ = load_run(source)
-    return model, tokenizer
+    return _load_model(source, ())
 
 
 def load_run(path: str | Path) -> tuple[GPT, Tokenizer, dict[str, Any]]:
-    """The best model of a run folder, its tokenizer, and what was noted with it.
-
-    Adapters of a LoRA run become part of their base, so that nothing else need know.
+    """The best model of a run folder, its tokenizer, and the metadata of its weights.
 
     Raises:
-        UserError: there is no run, a file cannot be used, or the base is gone.
+        UserError: there is no run, a file cannot be used, or the base of its adapters
+            is gone.
     """
+    return _load_run(Path(path), ())
+
+
+def _load_model(source: str | Path, above: tuple[Path, ...]) -> tuple[GPT, Tokenizer]:
+    if source in SHIPPED:
+        source = shipped(f"{source}/{SHIPPED[str(source)]}").parent
+    if source in PRETRAINED_NAMES or not RunFolder(source).exists:
+        return load_gpt2(source)
+    model, tokenizer, _ = _load_run(Path(source), above)
+    return model, tokenizer
+
+
+def _load_run(
+    path: Path, above: tuple[Path, ...]
+) -> tuple[GPT, Tokenizer, dict[str, Any]]:
+    """`above` are the runs whose adapters have this one as their base."""
     folder = RunFolder(path)
-    made = folder.settings().get("finetune", {}) if folder.exists else {}
-    if not made.get("lora"):
-        return checkpoint.load_run(path)
-    config = from_dict(FinetuneConfig, made)
+    require(folder.exists, f"there is no run in {path}: train one with `tinygpt train`")
+    _, config = folder.configs()
+    if not isinstance(config, FinetuneConfig) or not config.lora:
+        return folder.load_model()
+    base = _base_of(folder, config)
+    above = (*above, path.resolve())
     try:
-        model, tokenizer = load_model(config.model)
+        own = RunFolder(base).exists and Path(base).resolve() in above
+        require(not own, "it would be its own base")
+        model, tokenizer = _load_model(base, above)
     except UserError as error:
         raise UserError(
-            f"{path} holds only adapters, and their base {config.model} cannot be "
-            f"loaded ({error})"
+            f"{path} holds only adapters, and their base {base} cannot be loaded "
+            f"({error})"
         ) from error
+    with torch.device("meta"):  # to compare sizes before memory is taken for them
+        outline = GPT(model.config)
+        _adapt(outline, config)
+    shapes, _ = read_header(folder.best)
+    require_fit(outline, shapes, str(folder.best))
     _adapt(model, config)
-    facts = folder.load_best(model)
+    metadata = folder.load_best(model)
     merge(model)
     remove_lora(model)
-    return model.eval(), tokenizer, facts
+    return model.eval(), tokenizer, metadata
+
+
+def _base_of(folder: RunFolder, config: FinetuneConfig) -> str | Path:
+    """The model that adapters belong to: kept in the run's folder, or elsewhere."""
+    own = folder.path / BASE
+    return own if RunFolder(own).exists else config.model
+
+
+# --- Fine-tuning ------------------------------------------------------------------
+
+
+def finetune(
+    path: Path,
+    config: FinetuneConfig,
+    *,
+    base: tuple[GPT, Tokenizer] | None = None,
+    resume: bool = False,
+    world: World | None = None,
+) -> Run:
+    """The run that fine-tunes a model, in the folder `path`.
+
+    The last tenth of the conversations, or of the text, validates.
+
+    Args:
+        path: the run's folder, which is made when the training begins.
+        config: the settings.
+        base: model and tokenizer to start from, in place of `config.model`; the model
+            stays as it is.
+        resume: continue the run in `path`.
+        world: this process among the others.
+
+    Raises:
+        UserError: model, data, sizes or device cannot be used; there is a run in `path`
+            and `resume` is False, or none and `resume` is True.
+    """
+    folder = RunFolder(path)
+    config = replace(config, model=_absolute(config.model))
+    resume = resume or restarted(folder)
+    if resume:
+        folder.require_resumable()
+        require_same(folder, None, config, KEPT)
+    else:
+        folder.require_new()
+    keeps_base = base is not None and config.lora and not resume
+    if keeps_base:
+        config = replace(config, model=str((folder.path / BASE).resolve()))
+    model, tokenizer = _start(folder, config, base, resume)
+    window = config.window or model.config.context_length
+    require(
+        window <= model.config.context_length,
+        f"window {window} is longer than the model's context of "
+        f"{model.config.context_length} tokens",
+    )
+    ranks = world or World()
+    device = ranks.pick_device(config.device)
+    require_memory(model.config, config, device, ranks.size)
+    data: ChatData | TextData
+    batches: PackedBatches | Batches
+    if holds_chats(config.data):
+        data = ChatData(config.data, tokenizer, window)
+        batches = PackedBatches(data.train, config.batch_size, config.seed)
+    else:
+        data = TextData(config.data, tokenizer, window)
+        batches = Batches(data.train, window, config.batch_size, config.seed)
+    torch.manual_seed(config.seed)
+    if config.scratch:
+        model = GPT(model.config)
+    set_dropout(model, config.dropout)
+    if config.lora:
+        _adapt(model, config)
+    model.recompute = config.recompute
+    run = Run(path, model, tokenizer, data, batches, config, resume=resume, world=world)
+    run.base = base if keeps_base else None
+    return run
+
+
+def _start(
+    folder: RunFolder,
+    config: FinetuneConfig,
+    base: tuple[GPT, Tokenizer] | None,
+    resume: bool,
+) -> tuple[GPT, Tokenizer]:
+    """The model before its adapters, and its tokenizer."""
+    if base is not None and not resume:
+        return deepcopy(base[0]), base[1]
+    if resume and not config.lora:  # the checkpoint holds all weights
+        model_config, _ = folder.configs()
+        return GPT(model_config), folder.tokenizer()
+    return load_model(_base_of(folder, config) if resume else config.model)
+
+
+def _absolute(model: str) -> str:
+    """The same model, wherever the program is started next time."""
+    if model in MODEL_NAMES or not exists(Path(model)):
+        return model
+    return str(Path(model).resolve())
 
 
 def _adapt(model: GPT, config: FinetuneConfig) -> None:
@@ -98,100 +222,6 @@ def _adapt(model: GPT, config: FinetuneConfig) -> None:
         alpha=config.lora_alpha,
         dropout=config.lora_dropout,
     )
-
-
-def open_run(
-    path: Path, config: FinetuneConfig, resume: bool
-) -> tuple[RunFolder, FinetuneConfig]:
-    """The folder of a new run, or of one that goes on, with its own settings then.
-
-    Raises:
-        UserError: the run exists and shall not go on, or is no fine-tuning run.
-    """
-    folder = RunFolder(path)
-    if not folder.exists:
-        return folder, config
-    if not resume:
-        raise UserError(
-            f"the run {path} exists: go on with it by --resume, or give another --name"
-        )
-    made = folder.settings().get("finetune")
-    if made is None:
-        raise UserError(f"{path} is no fine-tuning run: give another --name")
-    return folder, from_dict(FinetuneConfig, made)
-
-
-def prepare(config: FinetuneConfig, world: World | None = None) -> Finetuning:
-    """Load the model and the data, and build the trainer.
-
-    The last tenth of the conversations (of the text) validates.
-
-    Raises:
-        UserError: model, data, sizes or device cannot be used.
-    """
-    model, tokenizer = load_model(config.model)
-    torch.manual_seed(config.seed)
-    if config.scratch:
-        model = GPT(model.config)
-    set_dropout(model, config.dropout)
-    if config.lora:
-        _adapt(model, config)
-    model.recompute = config.recompute
-    window = config.window or model.config.context_length
-    if window > model.config.context_length:
-        raise UserError(
-            f"window {window} is longer than the model's context of "
-            f"{model.config.context_length} tokens"
-        )
-    size = config.batch_size
-    lengths = torch.tensor(tokenizer.byte_lengths)
-    batches: PackedBatches | Batches
-    if holds_chats(config.data):
-        chats = load_chats(config.data)
-        cut = len(chats) * 9 // 10
-        if not cut:
-            raise UserError(f"{config.data} holds {len(chats)} chats: give at least 2")
-        train = pack(chats[:cut], tokenizer, window)
-        val = pack(chats[cut:], tokenizer, window)
-        batches = PackedBatches(train, size, config.seed)
-        n_train, n_val, is_chat = len(train), len(val), True
-
-        def val_batches() -> Iterator[tuple[Tensor, ...]]:
-            return (val[i : i + 16] for i in range(0, len(val), 16))
-    else:
-        ids = tokenizer.encode(load_text(config.data))
-        train_ids, val_ids = split_tokens(ids, window)
-        batches = Batches(train_ids, window, size, config.seed)
-        n_train, is_chat = batches.n_windows, False
-        n_val = len(val_ids) // window
-
-        def val_batches() -> Iterator[tuple[Tensor, ...]]:
-            return whole_split(val_ids, window, 16)
-
-    def look(model: nn.Module, whole: bool) -> Evaluation:
-        device = next(model.parameters()).device
-        on_device = (tuple(t.to(device) for t in batch) for batch in val_batches())
-        return evaluate(model, on_device, lengths)
-
-    config = config.with_steps(n_train, world.size if world else 1)
-    trainer = Trainer(model, batches, look, config, world)
-    return Finetuning(config, model, tokenizer, trainer, n_train, n_val, is_chat)
-
-
-def finetune_in(
-    folder: RunFolder, run: Finetuning, resume: bool, show_progress: bool = False
-) -> Iterator[EvalReport]:
-    """Fine-tune and keep everything in `folder`, as `pretrain.train_in` does.
-
-    Raises:
-        UserError: the folder cannot be written or holds another model's state.
-    """
-    trainer = run.trainer
-    if resume and folder.can_resume:
-        trainer.load_state(*folder.load_last())
-    elif trainer.world.is_main:
-        folder.start(run.model.config, run.config, run.tokenizer)
-    yield from folder.follow(trainer, show_progress)
 
 
 def set_dropout(model: GPT, dropout: float) -> None:

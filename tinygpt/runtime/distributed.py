@@ -124,3 +124,9 @@ class World:
     def barrier(self) -> None:
         """Wait until every rank is here."""
         self.sum(0.0)
+
+
+def torchrun_job() -> tuple[str, bool]:
+    """The id of torchrun's job, or "", and whether it has restarted its processes."""
+    count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return os.environ.get("TORCHELASTIC_RUN_ID", ""), count != "0"

@@ -1,138 +1,64 @@
-"""A run on disk: save, load, resume.
+"""The files of a run: weights, the state to resume from, settings and log.
 
 A run folder holds
-    run.json             settings of model and training
+    run.json             settings of model and training, and what "auto" came to mean
     tokenizer.tiktoken   the vocabulary (with a .json beside it where needed)
     best.safetensors     the weights with the lowest validation loss so far
-    last.safetensors     weights, optimizer and counters, to resume from
-    log.jsonl            one line per look at the losses
+    last.safetensors     weights, optimizer state and counters, to resume from
+    log.jsonl            one line per evaluation
     model-ckpt.pt        at the end: the best weights as a plain state dict
-Every file is written beside its place, as .NAME.part, and then moved there, so a file
-is either whole or absent. Reading never runs code from a file. What it leaves out: what
-the tensors mean; model and trainer know.
+    base                 of adapters: the model they belong to, if no file had it
+    .lock                held by the process that trains
+run.json comes last, with the first last.safetensors: a folder with it can be resumed.
+Every file is written atomically, and checked when it is read. What it leaves out:
+training (see `run`); tensors in files (see `tensor_file`).
 """
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
 
 from tinygpt.config import FinetuneConfig, GPTConfig, TrainConfig, from_dict
 from tinygpt.errors import UserError, require
-from tinygpt.files import write_atomically
+from tinygpt.files import (
+    exists,
+    parse_json,
+    read_file,
+    read_json,
+    why,
+    write_atomically,
+)
 from tinygpt.model.gpt import GPT
-from tinygpt.runtime.fsdp import full_tensor, is_sharded, shard_like
+from tinygpt.runtime.fsdp import full_tensor
+from tinygpt.runtime.memory import n_parameters
 from tinygpt.text.tokenizer import Tokenizer
-
-FORMAT = "tinygpt run 1"
-OF_ONE_RUN = (
-    "run.json",
-    "last.safetensors",
-    "best.safetensors",
-    "log.jsonl",
-    "model-ckpt.pt",
+from tinygpt.training.tensor_file import (
+    fill,
+    load_tensors,
+    read_header,
+    require_fit,
+    save_tensors,
+    sketch,
+    trained,
 )
 
-
-def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write `tensors` of any shape and `facts` (JSON, in the header) as one file.
-
-    Raises:
-        OSError: the file cannot be written; or safetensors' own SafetensorError.
-    """
-    whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    header = {"format": "pt", "facts": json.dumps(facts)}
-    write_atomically(path, lambda part: save_file(whole, part, header))
-
-
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `save_tensors` wrote.
-
-    Raises:
-        UserError: the file is missing, truncated or not a safetensors file.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, dict(facts)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}") from error
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a whole safetensors file ({error}): "
-            "it may be cut off or come from another program"
-        ) from error
-
-
-def load_state_dict(path: Path) -> dict[str, Tensor]:
-    """A plain state dict such as model-ckpt.pt, without running code from the file.
-
-    Raises:
-        UserError: the file is missing, truncated or holds something else.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}") from error
-    except Exception as error:  # bytes of another kind make torch fail in any way
-        raise UserError(
-            f"{path} is not a state dict that can be read safely: "
-            "it may be cut off or come from another program"
-        ) from error
-    if not isinstance(state, dict) or not all(
-        torch.is_tensor(t) for t in state.values()
-    ):
-        raise UserError(f"{path} holds no state dict: names with tensors were expected")
-    return state
-
-
-@torch.no_grad()
-def fill(model: torch.nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """Copy `tensors` into the model's parameters by name.
-
-    A tied weight may stand under either or both of its names; parameters that are not
-    trained (the base of adapters) may be absent.
-
-    Raises:
-        UserError: a tensor is missing, left over or of another shape.
-    """
-    own = dict(model.named_parameters(remove_duplicate=False))
-    held = {id(own[name]) for name in tensors if name in own}
-    wanted = {name: p for name, p in own.items() if p.requires_grad}
-    missing = [name for name, p in wanted.items() if id(p) not in held]
-    extra = [name for name in tensors if name not in own]
-    if missing or extra:
-        word, names = ("lacks", missing) if missing else ("has the unknown", extra)
-        raise UserError(
-            f"{source} {word} tensor {names[0]} ({len(names)} in all): "
-            "it belongs to a model of another shape"
-        )
-    for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
-            raise UserError(
-                f"{source} holds {name} as {list(tensor.shape)}, "
-                f"but the model wants {list(own[name].shape)}"
-            )
-    for name, tensor in tensors.items():
-        own[name].copy_(shard_like(own[name], tensor))
-
-
-def trained(model: torch.nn.Module) -> dict[str, Tensor]:
-    """The weights that are trained, whole; of adapters, only them."""
-    named: dict[str, Tensor] = dict(model.named_parameters())
-    return {n: full_tensor(p.detach()) for n, p in named.items() if p.requires_grad}
+FORMAT = "tinygpt run 1"
+LOCK, BASE = ".lock", "base"
+FILES = (  # of a run folder, besides BASE and LOCK
+    "run.json", "tokenizer.tiktoken", "tokenizer.json", "best.safetensors",
+    "last.safetensors", "log.jsonl", "model-ckpt.pt",
+)  # fmt: skip
 
 
 class RunFolder:
-    """One run's folder; makes nothing until `start`.
+    """The folder of one run; nothing is made before something is written.
 
     Raises:
         UserError: from every method, with a sentence, if a file cannot be used.
@@ -140,72 +66,152 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.best = self.path / "best.safetensors"
+        self.last = self.path / "last.safetensors"
 
     @property
     def exists(self) -> bool:
-        """Whether a run was started here."""
-        return (self.path / "run.json").is_file()
+        """Whether a run has begun here: it has a run.json."""
+        return exists(self.path / "run.json")
 
-    @property
-    def can_resume(self) -> bool:
-        """Whether there is a state to resume from."""
-        return (self.path / "last.safetensors").is_file()
+    def require_new(self) -> None:
+        """Check that a new run may use this folder; it touches nothing.
 
-    def start(
-        self,
-        model: GPTConfig,
-        train: TrainConfig,
-        tokenizer: Tokenizer,
-    ) -> None:
-        """Make the folder and write what will not change; an old run is cleared."""
-        with self._writing():
-            self.path.mkdir(parents=True, exist_ok=True)
-            for old in OF_ONE_RUN:
-                (self.path / old).unlink(missing_ok=True)
-            tokenizer.save(self.path / "tokenizer.tiktoken")
-        settings = {"format": FORMAT, "entries": tokenizer.vocab_size}
-        kind = "finetune" if isinstance(train, FinetuneConfig) else "train"
-        self._write_settings(settings | {"model": asdict(model), kind: asdict(train)})
+        The folder is absent or empty, or holds what a run left that was killed before
+        its first checkpoint: files of a run and a lock, but no run.json.
 
-    def change(self, train: TrainConfig) -> None:
-        """Write new training settings for a run that goes on with them."""
-        self._write_settings(self.settings() | {"train": asdict(train)})
-
-    def _write_settings(self, settings: dict[str, Any]) -> None:
-        text = json.dumps(settings, indent=2) + "\n"
-        with self._writing():
-            write_atomically(
-                self.path / "run.json", lambda p: p.write_text(text, encoding="utf-8")
+        Raises:
+            UserError: there is a run, or something that is not ours.
+        """
+        if self.exists:
+            raise UserError(
+                f"the run {self.path} exists: continue it with --resume, or give "
+                "another --name"
             )
+        try:
+            names = {p.name for p in self.path.iterdir()} if exists(self.path) else ()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        own = {LOCK, BASE, *FILES, *(f".{name}.part" for name in FILES)}
+        others = set(names) - own if LOCK in names else set(names) - {LOCK}
+        if others:
+            raise UserError(
+                f"{self.path} is not a run and not empty (it holds {min(others)}): "
+                "give another --name"
+            )
+
+    def require_resumable(self) -> None:
+        """Check that there is a state to resume from; it touches nothing.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not self.exists:
+            raise UserError(
+                f"there is no run in {self.path} to resume: leave out --resume, or "
+                "give the --name of one"
+            )
+        if not exists(self.last):
+            raise UserError(
+                f"the run {self.path} cannot be resumed, because it has no "
+                f"{self.last.name}: start another one, with another --name"
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training here; makes the folder if needed.
+
+        The lock ends with its process, however that ends.
+
+        Raises:
+            UserError: another process holds it, or the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / LOCK)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"another process is training the run {self.path} right now: wait "
+                "until it is done, or give another --name"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise self._unwritable(error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _unwritable(self, error: Exception) -> UserError:
+        return UserError(
+            f"cannot write to {self.path} ({why(error)}): choose another folder with "
+            "--out, or make room"
+        )
+
+    def save_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Write the vocabulary; makes the folder if needed."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            raise self._unwritable(error) from error
+        tokenizer.save(self.path / "tokenizer.tiktoken")
+
+    def write_settings(
+        self, model: GPTConfig, train: TrainConfig, **record: Any
+    ) -> None:
+        """Write run.json; from then on the run exists.
+
+        `record` goes beside the settings: what the run found out about itself.
+        """
+        kind = "finetune" if isinstance(train, FinetuneConfig) else "train"
+        settings = {
+            "format": FORMAT,
+            "model": asdict(model),
+            kind: asdict(train),
+            "record": record,
+        }
+        text = json.dumps(settings, indent=2) + "\n"
+        write_atomically(
+            self.path / "run.json", lambda part: part.write_text(text, encoding="utf-8")
+        )
+
+    def save_model(
+        self, model: GPT, tokenizer: Tokenizer, train: TrainConfig | None = None
+    ) -> None:
+        """Write a model that no run has trained, for `load_model`."""
+        self.save_tokenizer(tokenizer)
+        self.save_best(trained(model), {})
+        self.write_settings(model.config, train or TrainConfig())
 
     def settings(self) -> dict[str, Any]:
-        """All of run.json."""
+        """All of run.json; "model" and one of "train" and "finetune" are objects."""
         path = self.path / "run.json"
-        try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
+        require(exists(path), f"{self.path} is not a run folder: it has no run.json")
+        settings = read_json(path, at_most=1 << 20)
+        require(
+            settings.get("format") == FORMAT,
+            f"{path} is not in the format '{FORMAT}'",
+        )
+        for names in (("model",), ("train", "finetune"), ("record",)):
+            found = [settings[name] for name in names if name in settings]
             require(
-                settings["format"] == FORMAT, f"{path} has another format than ours"
+                all(isinstance(value, dict) for value in found)
+                and (len(found) == 1 or names == ("record",)),
+                f"{path} lacks settings: it needs one object '{' or '.join(names)}'",
             )
-        except OSError as error:
-            raise UserError(f"{self.path} is not a run folder: no run.json") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is not a run's description: {error}") from error
         return settings
 
     def configs(self) -> tuple[GPTConfig, TrainConfig]:
-        """The settings that the run was started with."""
+        """The settings of the model, and of training or fine-tuning."""
         settings = self.settings()
-        try:
-            model = from_dict(GPTConfig, settings["model"])
-            if "finetune" in settings:
-                return model, from_dict(FinetuneConfig, settings["finetune"])
-            return model, from_dict(TrainConfig, settings["train"])
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{self.path}/run.json lacks settings: {error}") from error
+        model = from_dict(GPTConfig, settings["model"])
+        if "finetune" in settings:
+            return model, from_dict(FinetuneConfig, settings["finetune"])
+        return model, from_dict(TrainConfig, settings["train"])
 
     def tokenizer(self) -> Tokenizer:
         """The vocabulary that the run was trained with."""
-        path, wanted = self.path / "tokenizer.tiktoken", self.settings().get("entries")
+        path, wanted = self.path / "tokenizer.tiktoken", self.configs()[0].vocab_size
         tokenizer = Tokenizer.load(path)
         require(
             tokenizer.vocab_size == wanted,
@@ -214,111 +220,129 @@ class RunFolder:
         )
         return tokenizer
 
-    def save_last(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def save_last(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         """Write the state to resume from."""
-        with self._writing():
-            save_tensors(self.path / "last.safetensors", tensors, facts)
+        save_tensors(self.last, tensors, metadata)
 
     def load_last(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The state to resume from."""
-        return load_tensors(self.path / "last.safetensors")
+        return load_tensors(self.last)
 
-    def save_best(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def save_best(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         """Write the trained weights that did best so far (see `trained`)."""
-        with self._writing():
-            save_tensors(self.path / "best.safetensors", tensors, facts)
+        save_tensors(self.best, tensors, metadata)
 
-    def load_best(self, model: torch.nn.Module) -> dict[str, Any]:
-        """Put the best weights so far into `model`; what was noted with them."""
-        path = self.path / "best.safetensors"
-        tensors, facts = load_tensors(path)
-        fill(model, tensors, str(path))
-        return facts
+    def load_best(self, model: nn.Module) -> dict[str, Any]:
+        """Put the best weights so far into `model`; returns their metadata."""
+        tensors, metadata = load_tensors(self.best)
+        fill(model, tensors, str(self.best))
+        return metadata
 
     def load_model(self) -> tuple[GPT, Tokenizer, dict[str, Any]]:
-        """The best model so far, its tokenizer, and what was noted with it."""
-        config, _ = self.configs()
+        """The best model so far, its tokenizer, and the metadata of its weights."""
+        (config, _), tokenizer = self.configs(), self.tokenizer()
+        shapes, _ = read_header(self.best)
+        require_fit(sketch(config, shapes, str(self.path)), shapes, str(self.best))
         model = GPT(config)
-        facts = self.load_best(model)
-        return model.eval(), self.tokenizer(), facts
+        metadata = self.load_best(model)
+        return model.eval(), tokenizer, metadata
 
-    def follow(self, trainer: Any, show_progress: bool = False) -> Iterator[Any]:
-        """Run a `Trainer` and keep what it does: best, last, log, the final weights.
+    def save_plain(self, model: nn.Module, writes: bool = True) -> None:
+        """Write model-ckpt.pt, which torch alone can read.
 
-        All is saved before a look is handed on; the state to resume from only after
-        `checkpoint_interval` steps, and at the end. Of several processes only the main
-        one writes. In the end the model holds the best weights.
+        All ranks must ask, for each gives its own shards; one of them writes.
         """
-        trainer.world.barrier()  # all have read before one writes
-        model, writes, due = trainer.model, trainer.world.is_main, 0
-        gathers = writes or is_sharded(model)  # of shares, every process gives its own
-        for look in trainer.run(show_progress):
-            if gathers and look.is_best:
-                best = trained(model)
-                if writes:
-                    self.save_best(best, look.record())
-            if writes and not look.is_extra:
-                self.log(look.record())
-            if gathers and (look.step >= due or look.is_last):
-                state = trainer.state()
-                if writes:
-                    self.save_last(*state)
-                due = look.step + trainer.config.checkpoint_interval
-            yield look
-        trainer.world.barrier()  # the best weights are on the disk
-        if gathers and not trainer.interrupted:
-            self.finish(model, writes)
+        state = {name: full_tensor(t) for name, t in model.state_dict().items()}
+        if not writes:
+            return
 
-    def finish(self, model: torch.nn.Module, writes: bool = True) -> None:
-        """Give `model` its best weights, and write them as the plain model-ckpt.pt.
+        def write(part: Path) -> None:
+            try:
+                torch.save(state, part)
+            except RuntimeError as error:  # a full disk, for example
+                raise OSError(None, str(error).splitlines()[0]) from error
 
-        Adapters are not written so: without their base they are no model.
-        """
-        self.load_best(model)
-        if all(p.requires_grad for p in model.parameters()):
-            path = self.path / "model-ckpt.pt"
-            state = {name: full_tensor(t) for name, t in model.state_dict().items()}
-            if writes:
-                with self._writing():
-                    write_atomically(path, lambda part: torch.save(state, part))
+        write_atomically(self.path / "model-ckpt.pt", write)
 
     def log(self, record: dict[str, Any]) -> None:
         """Add one line to the log; lines of steps done again are replaced."""
-        path = self.path / "log.jsonl"
         lines = [r for r in self.read_log() if r["step"] < record["step"]] + [record]
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        with self._writing():
-            write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+        write_atomically(
+            self.path / "log.jsonl",
+            lambda part: part.write_text(text, encoding="utf-8"),
+        )
 
     def read_log(self) -> list[dict[str, Any]]:
-        """All looks so far, one dictionary each."""
+        """All evaluations so far, one dictionary each with at least "step"."""
         path = self.path / "log.jsonl"
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            return [json.loads(line) for line in lines]
-        except FileNotFoundError:
+        if not exists(path):
             return []
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} is not a log ({error}): remove it") from error
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
+        lines = read_file(path).splitlines()
         try:
-            yield
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"cannot write to {self.path} ({error}): choose another folder with "
-                "--out, or make room"
-            ) from error
+            records = [parse_json(line) for line in lines]
+        except ValueError as error:
+            raise UserError(f"{path} is not a log ({error})") from error
+        for record in records:
+            require(
+                isinstance(record, dict) and type(record.get("step")) is int,
+                f"{path} is not a log: each line should be an object with a step",
+            )
+        return records
 
 
-def load_run(path: str | Path) -> tuple[GPT, Tokenizer, dict[str, Any]]:
-    """The best model of a run folder and its tokenizer.
+@dataclass(frozen=True)
+class RunSummary:
+    """What a list of runs shows of one."""
+
+    path: Path
+    data: str = ""
+    """The text or the conversations that it learned from."""
+    parameters: int = 0
+    steps: int = 0
+    """Optimizer steps so far."""
+    bits_per_byte: float | None = None
+    """The best so far."""
+    date: str = ""
+    """When it was started."""
+    problem: str = ""
+    """Why nothing more is known about it, or ""."""
+
+
+def list_runs(out: Path) -> list[RunSummary]:
+    """The runs in the folder `out`, the one that was written last at the end.
 
     Raises:
-        UserError: there is no run, or one of its files cannot be used.
+        UserError: the folder cannot be read.
     """
+    try:
+        paths = list(out.iterdir()) if exists(out) else []
+    except OSError as error:
+        raise UserError(f"cannot read {out} ({why(error)})") from error
+    runs = [path for path in paths if exists(path / "run.json")]
+    return [_summary(path) for path in sorted(runs, key=_written)]
+
+
+def _written(path: Path) -> float:
+    files = (path / "run.json", path / "last.safetensors")
+    return max(file.stat().st_mtime for file in files if exists(file))
+
+
+def _summary(path: Path) -> RunSummary:
     folder = RunFolder(path)
-    if not folder.exists:
-        raise UserError(f"there is no run in {path}: train one with `tinygpt train`")
-    return folder.load_model()
+    try:
+        model, train = folder.configs()
+        log = folder.read_log()
+        bits = [line.get("bits_per_byte") for line in log]
+        known = [value for value in bits if isinstance(value, float)]
+        record = folder.settings().get("record", {})
+        return RunSummary(
+            path,
+            data=train.data,
+            parameters=n_parameters(model),
+            steps=max((line["step"] for line in log), default=0),
+            bits_per_byte=min(known, default=None),
+            date=str(record.get("started", "")),
+        )
+    except UserError as error:
+        return RunSummary(path, problem=str(error))

@@ -1,277 +1,300 @@
-"""Train a GPT on a text: corpus, tokenizer, model and trainer put together.
+"""A training run: train, and keep in a folder what comes of it.
 
-Nothing new happens here; each part is made by its own module and handed to the next.
-The same parts measure what came of it. What it leaves out: printing (see `cli`) and
-fine-tuning (see `finetune`).
+`Run` is what pretraining and fine-tuning share: it lets the trainer train, writes best
+and last weights and the log, and resumes. `pretrain` makes the run that trains a new
+GPT on a text. What it leaves out: printing (see `cli`) and fine-tuning (see
+`finetuning.run`).
 """
 
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from contextlib import nullcontext
+from dataclasses import fields, replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 
-from tinygpt.config import GPTConfig, TrainConfig
+from tinygpt.config import FinetuneConfig, GPTConfig, TrainConfig
 from tinygpt.errors import UserError
-from tinygpt.generation.generate import generate
+from tinygpt.files import exists, why
 from tinygpt.model.gpt import GPT
-from tinygpt.runtime.distributed import World
-from tinygpt.text.corpora import holds_chats, load_text
-from tinygpt.text.dataset import Batches, Tokens, split_at, split_tokens, whole_split
-from tinygpt.text.token_file import SUFFIX, open_tokens
+from tinygpt.runtime.distributed import World, torchrun_job
+from tinygpt.runtime.fsdp import is_sharded
+from tinygpt.runtime.memory import require_memory
+from tinygpt.text.dataset import Batches
 from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
-from tinygpt.training.checkpoint import RunFolder
-from tinygpt.training.evaluation import Evaluation, baselines, evaluate, longest_copy
-from tinygpt.training.trainer import EvalReport, Trainer
+from tinygpt.training.checkpoint import BASE, RunFolder
+from tinygpt.training.evaluation import Evaluation
+from tinygpt.training.tensor_file import trained
+from tinygpt.training.text_data import TextData
+from tinygpt.training.trainer import BatchSource, EvalReport, Trainer
 
-MOST_KNOWN = 1_000_000  # tokens that the baselines and the memorisation report take
+BROKEN_STATE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
 
 
-class Corpus:
-    """A text as token ids, split, with the means to evaluate a model on it."""
+@runtime_checkable
+class Data(Protocol):
+    """What a run learns from: its `str` says how much of what it is."""
 
-    def __init__(self, name: str, tokenizer: Tokenizer, context_length: int) -> None:
-        """Read the text `name` (see `texts.load_text`) and cut it 90 to 10.
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the training part."""
 
-        Of a token file the training part stays on disk.
+    def evaluate(self, model: nn.Module, windows: int | None = None) -> Evaluation:
+        """The loss on the validation part, or on a sample of `windows` windows."""
+
+
+class Run:
+    """A run, ready to train; until `reports` is called it has written nothing.
+
+    Attributes:
+        path: the folder.
+        folder: the same as a `RunFolder`.
+        model: the `GPT` that is trained.
+        tokenizer: its `Tokenizer`.
+        trainer: the `Trainer`.
+        data: what it learns from.
+        config: the settings as they were given.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        model: GPT,
+        tokenizer: Tokenizer,
+        data: Data,
+        batches: BatchSource,
+        config: TrainConfig,
+        *,
+        resume: bool = False,
+        world: World | None = None,
+    ) -> None:
+        """Put the parts together; with `resume`, go back to the last checkpoint.
 
         Raises:
-            UserError: the text cannot be read, or is too short.
+            UserError: the device is not there, or the checkpoint does not fit.
         """
-        self.tokenizer, self.context_length = tokenizer, context_length
-        self.train: Tokens
-        if Path(name).suffix == SUFFIX:
-            ids = open_tokens(Path(name).expanduser(), tokenizer)
-            cut = split_at(len(ids), context_length)
-            self.train, self.val = ids[:cut], _in_memory(ids[cut:])
-        else:
-            encoded = torch.tensor(tokenizer.encode(load_text(name)), dtype=torch.long)
-            self.train, self.val = split_tokens(encoded, context_length)
+        self.path, self.folder, self.model = path, RunFolder(path), model
+        self.tokenizer, self.data, self.config = tokenizer, data, config
+        self.resumed = resume
+        self.base: tuple[GPT, Tokenizer] | None = None  # to keep beside adapters
+        if isinstance(config, FinetuneConfig):
+            n_windows = getattr(batches, "n_windows", 1)
+            config = config.with_steps(n_windows, world.size if world else 1)
 
-    @cached_property
-    def byte_lengths(self) -> Int[Tensor, " V"]:
-        """Bytes of every token."""
-        return torch.tensor(self.tokenizer.byte_lengths)
+        def evaluate(model: nn.Module, whole: bool) -> Evaluation:
+            return data.evaluate(model, None if whole else config.eval_windows)
 
-    @cached_property
-    def known(self) -> Int[Tensor, " N"]:
-        """What the model may learn from; of a big text, the last million tokens."""
-        return _in_memory(self.train[-MOST_KNOWN:])
+        self.trainer = Trainer(model, batches, evaluate, config, world=world)
+        if resume:
+            try:
+                self.trainer.load_state(*self.folder.load_last())
+            except (*BROKEN_STATE, ValueError) as error:
+                raise UserError(
+                    f"{self.folder.last} is not the state of a run ({why(error)})"
+                ) from error
+            if not exists(self.folder.best):
+                self.trainer.best = math.inf  # somebody removed it: judge anew
 
-    @cached_property
-    def train_text(self) -> str:
-        """The text of the tokens that are `known`."""
-        return self.tokenizer.decode(self.known.tolist())
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended the training."""
+        return self.trainer.interrupted
 
-    def evaluate(
-        self, model: nn.Module, windows: int | None = None, batch_size: int = 16
-    ) -> Evaluation:
-        """The model's loss on the whole validation split, or on `windows` of it.
+    def summary(self) -> str:
+        """What is about to be trained, on one line."""
+        trains = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        total, c = self.model.n_parameters(), self.trainer.config
+        of = "" if trains == total else f"{trains:,} of "
+        length = f"{c.steps:,} steps" if c.minutes is None else f"{c.minutes:g} minutes"
+        dtype = str(self.trainer.dtype).removeprefix("torch.")
+        return (
+            f"{self.path}: {of}{total:,} parameters, {self.data}, {length}, "
+            f"{self.trainer.device.type}, {dtype}"
+        )
 
-        The sample's windows are spread evenly, and the same every time.
+    def reports(self, show_progress: bool = False) -> Iterator[EvalReport]:
+        """Train to the end; save, then yield, one report after the other.
+
+        Best weights and log are written at every report, the state to resume from
+        every `checkpoint_interval` steps and at the end. Of several processes only the
+        main one writes. In the end the model holds the best weights.
+
+        Args:
+            show_progress: a bar on standard error, if that is a terminal.
+
+        Raises:
+            UserError: another process trains this run, the folder cannot be written, or
+                a loss is not finite.
         """
-        device = next(model.parameters()).device
-        n_windows = len(self.val) // self.context_length
-        if windows is None or windows >= n_windows:
-            batches = whole_split(self.val, self.context_length, batch_size)
+        trainer, world, folder = self.trainer, self.trainer.world, self.folder
+        writes, due = world.is_main, 0
+        gathers = writes or is_sharded(self.model)  # every rank gives its own shards
+        with folder.locked() if writes else nullcontext():
+            if writes:
+                self._begin()
+            world.barrier()  # all ranks have read before one writes
+            for report in trainer.run(show_progress):
+                if gathers and report.is_best:
+                    best = trained(self.model)
+                    if writes:
+                        folder.save_best(best, report.record())
+                if writes and not report.is_extra:
+                    folder.log(report.record())
+                if gathers and (report.step >= due or report.is_last):
+                    state = trainer.state()
+                    if writes:
+                        folder.save_last(*state)
+                        self._write_settings()
+                    due = report.step + trainer.config.checkpoint_interval
+                yield report
+            world.barrier()  # the best weights are on the disk
+            if gathers and not self.interrupted:
+                folder.load_best(self.model)
+                if all(p.requires_grad for p in self.model.parameters()):
+                    folder.save_plain(self.model, writes)
+
+    def _begin(self) -> None:
+        """Under the lock, look again whether the folder is as it was."""
+        if self.resumed:
+            self.folder.require_resumable()
+            self._write_settings()
         else:
-            last = len(self.val) - self.context_length - 1
-            starts = torch.linspace(0, last, windows).long()
-            index = starts.unsqueeze(1) + torch.arange(self.context_length + 1)
-            taken = self.val[index]  # [windows, T + 1]
-            batches = ((t[:, :-1], t[:, 1:]) for t in taken.split(batch_size))
-        on_device = ((x.to(device), y.to(device)) for x, y in batches)
-        evaluation = evaluate(model, on_device, self.byte_lengths)
-        is_whole = windows is None or windows >= n_windows
-        return replace(evaluation, whole_split=is_whole)
+            self.folder.require_new()
+            self.folder.save_tokenizer(self.tokenizer)
+            if self.base:
+                RunFolder(self.path / BASE).save_model(*self.base)
 
-    def baselines(self) -> dict[str, float]:
-        """Bits per byte of predictors without a network on the validation split."""
-        t = self.tokenizer
-        return baselines(self.known, self.val, t.vocab_size, t.decode_bytes)
-
-
-def _in_memory(ids: Tokens) -> Int[Tensor, " N"]:
-    """The ids as a tensor of int64."""
-    return torch.from_numpy(np.asarray(ids).astype(np.int64))
+    def _write_settings(self) -> None:
+        if self.folder.exists and not self.resumed:
+            return  # once is enough
+        record: dict[str, Any] = {"started": f"{datetime.now():%Y-%m-%d %H:%M}"}
+        if self.folder.exists:
+            record |= self.folder.settings().get("record", {})
+        record |= {"tokens": self.data.n_tokens, **self.trainer.choices()}
+        job, _ = torchrun_job()
+        record |= {"job": job} if job else {}
+        self.folder.write_settings(self.model.config, self.config, **record)
+        self.resumed = False
 
 
-@dataclass
-class Pretraining:
-    """Everything that one training run needs, ready to start."""
+def pretrain(
+    path: Path,
+    model_config: GPTConfig,
+    train_config: TrainConfig,
+    *,
+    tokenizer: Tokenizer | None = None,
+    resume: bool = False,
+    world: World | None = None,
+) -> Run:
+    """The run that trains a new GPT on a text, in the folder `path`.
 
-    corpus: Corpus
-    model: GPT
-    trainer: Trainer
-
-
-def open_run(
-    path: Path, model: GPTConfig, train: TrainConfig, resume: bool
-) -> tuple[RunFolder, Tokenizer | None]:
-    """The folder of a new run, or of one that goes on, with its own tokenizer then.
+    Args:
+        path: the run's folder, which is made when the training begins.
+        model_config: the model; the tokenizer decides its vocabulary size.
+        train_config: the training.
+        tokenizer: used in place of the one that `train_config` names.
+        resume: continue the run in `path`, with its own tokenizer.
+        world: this process among the others.
 
     Raises:
-        UserError: the run exists and shall not go on, or not in this way.
+        UserError: text, tokenizer, sizes or device cannot be used; there is a run in
+            `path` and `resume` is False, or none and `resume` is True.
     """
-    folder = RunFolder(path)
-    if not folder.exists:
-        return folder, None
-    if not resume:
-        raise UserError(
-            f"the run {path} exists: go on with it by --resume, or give another --name"
-        )
-    if "finetune" in folder.settings():
-        raise UserError(
-            f"{path} is a fine-tuning run: go on with it by `tinygpt finetune --resume`"
-        )
+    folder, c = RunFolder(path), train_config
+    resume = resume or restarted(folder)
+    if resume:
+        folder.require_resumable()
+        tokenizer = folder.tokenizer()
+        model_config = replace(model_config, vocab_size=tokenizer.vocab_size)
+        require_same(folder, model_config, c, ("data", "tokenizer", "optimizer"))
+    else:
+        folder.require_new()
+        if tokenizer is not None:
+            c = replace(c, tokenizer=tokenizer.name)
+    tokenizer = tokenizer or get_tokenizer(c.tokenizer)
+    model_config = replace(model_config, vocab_size=tokenizer.vocab_size)
+    ranks = world or World()
+    require_memory(model_config, c, ranks.pick_device(c.device), ranks.size)
+    text = TextData(c.data, tokenizer, model_config.context_length)
+    torch.manual_seed(c.seed)
+    model = GPT(model_config)
+    batches = Batches(text.train, text.context_length, c.batch_size, c.seed)
+    return Run(path, model, tokenizer, text, batches, c, resume=resume, world=world)
+
+
+def restarted(folder: RunFolder) -> bool:
+    """Whether torchrun has restarted the processes that began this very run.
+
+    It repeats their command, which says nothing of resuming.
+    """
+    job, restarts = torchrun_job()
+    if not job or not restarts or not folder.exists:
+        return False
+    return bool(folder.settings().get("record", {}).get("job") == job)
+
+
+def require_same(
+    folder: RunFolder,
+    model: GPTConfig | None,
+    train: TrainConfig,
+    names: Iterable[str],
+) -> None:
+    """Check that a resumed run keeps its model and those settings of training.
+
+    Raises:
+        UserError: one is another, or the run is one of pretraining and not of
+            fine-tuning, or the other way round.
+    """
     old_model, old_train = folder.configs()
-    pairs: list[tuple[str, object, object]] = [
-        (field.name, old_model, model) for field in fields(model)
-    ]
-    pairs += [(n, old_train, train) for n in ("data", "tokenizer", "optimizer")]
+    if type(old_train) is not type(train):
+        tuned = isinstance(old_train, FinetuneConfig)
+        raise UserError(
+            f"{folder.path} is a fine-tuning run: continue it with `tinygpt finetune "
+            "--resume`"
+            if tuned
+            else f"{folder.path} is not a fine-tuning run: continue it with `tinygpt "
+            "train --resume`"
+        )
+    pairs: list[tuple[str, Any, Any]] = [(n, old_train, train) for n in names]
+    if model is not None:
+        pairs += [(setting.name, old_model, model) for setting in fields(model)]
     changed = [n for n, old, new in pairs if getattr(old, n) != getattr(new, n)]
     if changed:
         raise UserError(
-            f"a run that goes on keeps its model, text and optimizer: leave "
+            "a resumed run keeps its model, data and optimizer: leave "
             f"{', '.join(changed)} as it was, or start another run"
         )
-    return folder, folder.tokenizer()
 
 
-def prepare(
-    model_config: GPTConfig,
-    train_config: TrainConfig,
-    world: World | None = None,
-    tokenizer: Tokenizer | None = None,
-) -> Pretraining:
-    """Build the model and its trainer; the tokenizer decides the vocabulary size.
-
-    A run that goes on brings its own `tokenizer`; otherwise the config names it.
-
-    Raises:
-        UserError: text, tokenizer, sizes or device cannot be used.
-    """
-    c = train_config
-    tokenizer = tokenizer or get_tokenizer(c.tokenizer)
-    corpus = Corpus(c.data, tokenizer, model_config.context_length)
-    torch.manual_seed(c.seed)
-    model = GPT(replace(model_config, vocab_size=tokenizer.vocab_size))
-    batches = Batches(corpus.train, model_config.context_length, c.batch_size, c.seed)
-
-    def look(model: nn.Module, whole: bool) -> Evaluation:
-        return corpus.evaluate(model, None if whole else c.eval_windows)
-
-    trainer = Trainer(model, batches, look, c, world=world)
-    return Pretraining(corpus, model, trainer)
-
-
-def train_in(
-    folder: RunFolder,
-    run: Pretraining,
-    resume: bool,
-    show_progress: bool = False,
-) -> Iterator[EvalReport]:
-    """Train and keep everything in `folder`; with `resume`, go on if there is a state.
-
-    Raises:
-        UserError: the folder cannot be written or holds another model's state.
-    """
-    trainer = run.trainer
-    if resume and folder.can_resume:
-        trainer.load_state(*folder.load_last())
-        if trainer.world.is_main:
-            folder.change(trainer.config)
-    elif trainer.world.is_main:
-        folder.start(run.model.config, trainer.config, run.corpus.tokenizer)
-    yield from folder.follow(trainer, show_progress)
-
-
-def draw_in(path: Path, looks: Iterable[EvalReport]) -> Iterator[EvalReport]:
-    """Hand on `looks` and draw each of them for TensorBoard.
+def draw_in(path: Path, reports: Iterable[EvalReport]) -> Iterator[EvalReport]:
+    """Yield `reports`, and write each of them into `path` for TensorBoard.
 
     Raises:
         UserError: tensorboard is not installed, or `path` cannot be written.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
-
-        board = SummaryWriter(path)
     except ImportError as error:
         raise UserError(
             "--tensorboard needs one more package: pip install tensorboard"
         ) from error
-    except OSError as error:
-        raise UserError(f"cannot write to {path}: {error}") from error
-    with board:
-        for look in looks:
-            record = look.record()
+    board = None
+    try:
+        for report in reports:
+            try:  # after the first report, so that the run has made its folder
+                board = board or SummaryWriter(path)
+            except OSError as error:
+                raise UserError(f"cannot write to {path} ({why(error)})") from error
+            record = report.record()
             step = record.pop("step")
             for name, value in record.items():
                 board.add_scalar(name, value, step)
             board.flush()
-            yield look
-
-
-def prompt_ids(prompt: str, model: GPT, tokenizer: Tokenizer) -> list[int]:
-    """The tokens of a prompt that the model can go on with.
-
-    Raises:
-        UserError: the prompt is empty, or longer than the model's context.
-    """
-    ids, length = tokenizer.encode(prompt), model.config.context_length
-    if not ids:
-        raise UserError("the prompt is empty: give the model a word to go on with")
-    if len(ids) > length:
-        raise UserError(
-            f"the prompt has {len(ids)} tokens, but the model's context holds "
-            f"{length}: shorten the --prompt"
-        )
-    return ids
-
-
-def measure(
-    path: Path,
-    model: GPT,
-    tokenizer: Tokenizer,
-    facts: dict[str, Any],
-    data: str | None = None,
-) -> Iterator[str]:
-    """Lines on how good the model of the run `path` is: losses, baselines, recitation.
-
-    The text is the validation part of `data`, or of the run's own; `facts` are
-    those noted with the weights.
-
-    Raises:
-        UserError: the run or the text cannot be used, or the run's own is no text but
-            conversations, of which a fine-tuning run learns the answers alone.
-    """
-    folder = RunFolder(path)
-    _, train = folder.configs()
-    name = data or train.data
-    if not data and "finetune" in folder.settings() and holds_chats(name):
-        raise UserError(
-            f"{path} learned from conversations, and its log.jsonl holds the loss on "
-            "them: give a text to measure it on by --data"
-        )
-    corpus = Corpus(name, tokenizer, model.config.context_length)
-    loss = corpus.evaluate(model)
-    yield f"{path}, weights of step {facts.get('step')}, validation part of {name}:"
-    yield f"  nats per token  {loss.nats_per_token:8.4f}  ({loss.tokens:,} tokens)"
-    yield f"  perplexity      {loss.perplexity:8.2f}"
-    yield f"  bits per byte   {loss.bits_per_byte:8.4f}  ({loss.bytes:,} bytes)"
-    less = len(corpus.known) < len(corpus.train)
-    of = f", which know {MOST_KNOWN:,} tokens of the training text" if less else ""
-    yield f"Bits per byte of predictors without a network{of}:"
-    for kind, bits in corpus.baselines().items():
-        yield f"  {kind:<15} {bits:8.4f}"
-    start = corpus.val[:8].unsqueeze(0)[:, : model.config.context_length]
-    tokens = generate(model, start, 200, temperature=0.8, seed=train.seed)
-    sample = tokenizer.decode([int(token) for token in tokens])
-    copied = longest_copy(sample, corpus.train_text)
-    yield "Longest run of a 200-token sample that stands word for word in the training"
-    yield f"text: {len(copied.split())} words\n  {copied!r}"
+            yield report
+    finally:
+        if board:
+            board.close()

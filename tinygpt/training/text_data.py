@@ -1,0 +1,129 @@
+"""A text to train on: its tokens, split, and how well a model predicts them.
+
+`measure` compares the model with predictors that need no network. What it leaves out:
+reading texts (see `text.corpora`), batches (see `text.dataset`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from tinygpt.generation.generate import generate
+from tinygpt.model.gpt import GPT
+from tinygpt.text.corpora import load_text
+from tinygpt.text.dataset import Tokens, split_at, split_tokens, whole_split
+from tinygpt.text.token_file import SUFFIX, open_tokens
+from tinygpt.text.tokenizer import Tokenizer
+from tinygpt.training.evaluation import Evaluation, baselines, evaluate, longest_copy
+
+MOST_KNOWN = 1_000_000  # tokens that the baselines and the memorisation report take
+
+
+class TextData:
+    """A text as token ids, the first 90 % to train on, the rest to validate."""
+
+    def __init__(self, name: str, tokenizer: Tokenizer, context_length: int) -> None:
+        """Read the text `name` (see `corpora.load_text`) and split its tokens.
+
+        The training part of a token file stays on disk.
+
+        Raises:
+            UserError: the text cannot be read, or is too short.
+        """
+        self.name, self.tokenizer = name, tokenizer
+        self.context_length = context_length
+        self.train: Tokens
+        if Path(name).suffix == SUFFIX:
+            ids = open_tokens(Path(name).expanduser(), tokenizer)
+            cut = split_at(len(ids), context_length)
+            self.train, self.val = ids[:cut], _in_memory(ids[cut:])
+        else:
+            encoded = torch.tensor(tokenizer.encode(load_text(name)), dtype=torch.long)
+            self.train, self.val = split_tokens(encoded, context_length)
+
+    def __str__(self) -> str:
+        n_train, n_val = len(self.train), len(self.val)
+        return f"{n_train:,} training and {n_val:,} validation tokens of {self.name}"
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the training part."""
+        return len(self.train)
+
+    @cached_property
+    def known(self) -> Int[Tensor, " N"]:
+        """The training part; of a large text, the last million tokens."""
+        return _in_memory(self.train[-MOST_KNOWN:])
+
+    @cached_property
+    def train_text(self) -> str:
+        """The text of the tokens that are `known`."""
+        return self.tokenizer.decode(self.known.tolist())
+
+    def evaluate(
+        self, model: nn.Module, windows: int | None = None, batch_size: int = 16
+    ) -> Evaluation:
+        """The model's loss on the whole validation split, or on `windows` of it.
+
+        The sample's windows are spread evenly, and are the same every time.
+        """
+        device = next(model.parameters()).device
+        n_windows = len(self.val) // self.context_length
+        whole = windows is None or windows >= n_windows
+        if whole:
+            batches = whole_split(self.val, self.context_length, batch_size)
+        else:
+            last = len(self.val) - self.context_length - 1
+            starts = torch.linspace(0, last, windows or 1).long()
+            index = starts.unsqueeze(1) + torch.arange(self.context_length + 1)
+            taken = self.val[index]  # [windows, T + 1]
+            batches = ((t[:, :-1], t[:, 1:]) for t in taken.split(batch_size))
+        on_device = ((x.to(device), y.to(device)) for x, y in batches)
+        result = evaluate(model, on_device, self.tokenizer.byte_lengths)
+        return replace(result, whole_split=whole)
+
+    def baselines(self) -> dict[str, float]:
+        """Bits per byte of predictors without a network on the validation split."""
+        t = self.tokenizer
+        return baselines(self.known, self.val, t.vocab_size, t.decode_bytes)
+
+
+def _in_memory(ids: Tokens) -> Int[Tensor, " N"]:
+    """The ids as a tensor of int64."""
+    return torch.from_numpy(np.asarray(ids).astype(np.int64))
+
+
+def measure(
+    source: str, model: GPT, tokenizer: Tokenizer, data: str, seed: int
+) -> Iterator[str]:
+    """Lines on how good the model `source` is: losses, baselines, memorisation.
+
+    The losses are those on the validation part of the text `data`; `seed` draws the
+    sample that is searched for copies of the training part.
+
+    Raises:
+        UserError: the text cannot be used.
+    """
+    text = TextData(data, tokenizer, model.config.context_length)
+    loss = text.evaluate(model)
+    yield f"{source}, validation part of {data}:"
+    yield f"  nats per token  {loss.nats_per_token:8.4f}  ({loss.tokens:,} tokens)"
+    yield f"  perplexity      {loss.perplexity:8.2f}"
+    yield f"  bits per byte   {loss.bits_per_byte:8.4f}  ({loss.bytes:,} bytes)"
+    less = len(text.known) < len(text.train)
+    of = f", which know {MOST_KNOWN:,} tokens of the training text" if less else ""
+    yield f"Bits per byte of predictors without a network{of}:"
+    for kind, bits in text.baselines().items():
+        yield f"  {kind:<15} {bits:8.4f}"
+    start = text.val[:8].unsqueeze(0)[:, : model.config.context_length]
+    tokens = generate(model, start, 200, temperature=0.8, seed=seed)
+    sample = tokenizer.decode([int(token) for token in tokens])
+    copied = longest_copy(sample, text.train_text)
+    yield "Longest run of a 200-token sample that stands word for word in the training"
+    yield f"text: {len(copied.split())} words\n  {copied!r}"
