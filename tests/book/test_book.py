@@ -53,9 +53,10 @@ BESIDES = {
     "07_training": {
         "files",
         "generation.generate",
+        "training.tensor_file",
+        "training.text_data",
         "training.muon",
         "training.optimizers",
-        "training.run",
         "training.schedule",
     },
     "09_generation": {"generation.sampling", "generation.streaming"},
