@@ -41,11 +41,12 @@ TESTS = {
     "model/attention": ["model/test_attention.py"],
     "model/masking": ["model/test_masking.py"],
     "generation/sampling": ["generation/test_generate.py"],
-    "training/schedule": ["training/test_optimizers.py"],
+    "training/schedule": ["training/test_schedule.py"],
     "training/loss": ["training/test_loss.py"],
+    "training/tensor_file": ["training/test_tensor_file.py"],
     "training/checkpoint": ["training/test_checkpoint.py"],
     "finetuning/lora": ["finetuning/test_lora.py"],
-    "finetuning/chat": ["finetuning/test_finetuning_run.py"],
+    "finetuning/chat": ["finetuning/test_chat.py"],
 }
 # Operators whose result is a TypeError for floats and tensors of them, or the same as
 # that of another operator (+1 for -1).
