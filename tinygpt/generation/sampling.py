@@ -20,6 +20,21 @@ def _check_options(temperature: float, top_k: int | None, top_p: float | None) -
         raise ValueError(f"top_p must be more than 0 and at most 1, not {top_p}")
 
 
+def _scores_of_extremes(
+    logits: Float[Tensor, "B V"], temperature: float
+) -> Float[Tensor, "B V"]:
+    """`logits / temperature` up to a constant per row, whose largest score is 0.
+
+    So it does not overflow; slower, and needed for tiny temperatures, huge and infinite
+    logits only.
+    """
+    limits = torch.finfo(logits.dtype)
+    temperature = min(max(temperature, limits.tiny), limits.max)
+    largest = logits.amax(dim=-1, keepdim=True)
+    scores = (logits - largest) / temperature
+    return scores.masked_fill(logits == largest, 0.0)  # inf - inf would be nan
+
+
 def next_token_probabilities(
     logits: Float[Tensor, "B V"],
     temperature: float = 1.0,
@@ -47,13 +62,12 @@ def next_token_probabilities(
     if temperature == 0:
         winner = logits.argmax(dim=-1, keepdim=True)
         return torch.zeros_like(logits).scatter(-1, winner, 1.0)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    # The largest becomes 0 before the division, which then cannot overflow upwards.
-    limits = torch.finfo(logits.dtype)
-    largest = logits.amax(dim=-1, keepdim=True)
-    scores = (logits - largest).div_(min(max(temperature, limits.tiny), limits.max))
-    if not math.isfinite(largest.sum()):  # infinity minus infinity is nan
-        scores.masked_fill_(logits == largest, 0.0)
+    logits = logits.contiguous()  # a decoder's may be the transpose of [V, B]
+    if logits.dtype.itemsize < 4:
+        logits = logits.float()
+    scores = logits / temperature
+    if not math.isfinite(scores.amax(dim=-1).sum()):
+        scores = _scores_of_extremes(logits, temperature)
     # Tokens are ranked by their logits: scores may round different ones to the same.
     if top_k is not None and top_k < scores.size(-1):
         # Without sorting: drop what is below the k-th largest, and of its equals those
