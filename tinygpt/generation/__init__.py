@@ -1,5 +1,5 @@
 """From logits to text.
 
-Read `sampling` (one next token), `generate` (one after another), `streaming` (ids to
-text as they come). Left out: conversations (see `tinygpt.finetuning.chat`).
+Read `sampling` (one next token), `generate` (one after another), `streaming` (text from
+ids as they are made). Left out: conversations (see `tinygpt.finetuning.chat`).
 """

@@ -1,6 +1,6 @@
 """One token after another: what the model has written becomes its next input.
 
-What it leaves out: how one token is chosen (see `sampling`), text as it comes (see
+What it leaves out: how one token is chosen (see `sampling`), ids to text (see
 `streaming`).
 """
 
@@ -20,13 +20,13 @@ from tinygpt.model.kv_cache import KVCache
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """What `generate` needs of a model: what `GPT` has."""
+    """What `generate` needs of a model; `GPT` has it."""
 
     training: bool
 
     @property
     def config(self) -> Any:
-        """Knows the `context_length`."""
+        """Its `context_length` is the most tokens that the model takes."""
 
     def new_cache(self, batch_size: int) -> KVCache:
         """An empty cache for this many texts."""
@@ -37,16 +37,16 @@ class LanguageModel(Protocol):
         """Logits for the token after each of `ids`."""
 
     def train(self, mode: bool) -> Any:
-        """Dropout on or off."""
+        """Turn dropout on or off."""
 
 
 def window_start(n_tokens: int, context_length: int) -> int:
-    """Where the model's view begins when the text has grown to `n_tokens`.
+    """Where the model's window begins when the text has grown to `n_tokens`.
 
-    Up to the context length, at 0. After that the view lets go of half a context at a
+    Up to the context length, at 0. After that the window drops half a context at a
     time: it starts at the smallest multiple of half the context that makes the rest
     fit. So the model always sees the last tokens, between half and all of its context,
-    their positions counted from 0, and the cache is filled anew only once in half a
+    their positions counted from 0, and the cache is refilled only once in half a
     context.
 
     >>> [window_start(n, 8) for n in (8, 9, 12, 13)]
@@ -60,7 +60,10 @@ def window_start(n_tokens: int, context_length: int) -> int:
 def make_decoder(
     model: LanguageModel, batch_size: int
 ) -> NumpyDecoder | TorchDecoder | None:
-    """The fastest way to one more token of each text; None if only `model` will do."""
+    """The fastest decoder for one more token of each text; None if none fits.
+
+    One fits a `GPT` without forward hooks or replaced parts (see `tinygpt.fast`).
+    """
     kinds = (NumpyDecoder, TorchDecoder) if batch_size == 1 else (TorchDecoder,)
     for kind in kinds:
         with suppress(ValueError):  # it does not fit
@@ -80,15 +83,27 @@ def generate(
     stop_token: int | None = None,
     use_cache: bool = True,
 ) -> Iterator[Int[Tensor, " B"]]:
-    """Go on writing after `ids`; every step yields the next token of each row.
+    """Continue the texts `ids`; every step yields the next token of each row.
 
-    Past its context length the model sees what `window_start` says,
-    with the cache and without it, so both give the same tokens. Dropout is off while
-    a token is computed and back as it was afterwards. A batch stops when every row
-    has met `stop_token` (which is yielded too); rows that are done go on yielding it.
+    Past its context length the model sees the window that begins at `window_start`,
+    with the cache and without it, so both give the same tokens. Dropout is off while a
+    token is computed and restored afterwards. A batch stops when every row has reached
+    `stop_token` (which is yielded too); rows that are done go on yielding it.
+
+    Args:
+        model: forward hooks on its parts are run if registered before the first token.
+        ids: the prompts, of 1 to context_length tokens.
+        max_new_tokens: how many steps at most.
+        temperature: see `next_token_probabilities`; so are `top_k` and `top_p`.
+        top_k: only so many of the likeliest tokens.
+        top_p: only the likeliest tokens that together reach this probability.
+        seed: of a random generator for this call; fresh if None.
+        stop_token: the end of a text.
+        use_cache: keep keys and values in place of recomputing them.
 
     Raises:
-        ValueError: `ids` is empty, or longer than the context.
+        ValueError: `ids` is empty, longer than the context, or not in the vocabulary;
+            an option of the sampling is out of range.
     """
     context_length = model.config.context_length
     if not 1 <= ids.size(1) <= context_length:
@@ -106,7 +121,7 @@ def generate(
     for _ in range(max_new_tokens):
         moved = window_start(ids.size(1), context_length)
         if cache and moved != start:
-            cache.length = 0  # the view moved on: every position changed
+            cache.length = 0  # the window moved: every position changed
         start, past = moved, cache.length if cache else 0
         fresh = ids[:, start + past :]
         if was_training := model.training:  # each walk goes through every module

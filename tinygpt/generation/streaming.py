@@ -1,4 +1,4 @@
-"""Token ids to text while they come, never half a character.
+"""Token ids to text as they are made, in whole characters.
 
 What it leaves out: choosing the ids (see `generate`).
 """
@@ -17,10 +17,10 @@ class Decoder(Protocol):
 
 
 def stream_text(tokens: Iterable[int], tokenizer: Decoder) -> Iterator[str]:
-    """Text of `tokens` piece by piece, never half a character.
+    """The text of `tokens` piece by piece, in whole characters.
 
-    Bytes of a character that is not complete wait for the next token; bytes that can
-    never be a character come out as the replacement mark U+FFFD.
+    Bytes of an incomplete character wait for the next token; bytes that cannot be part
+    of a character become the replacement character U+FFFD.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for token in tokens:

@@ -2,5 +2,5 @@
 
 Read in the order of the chapters: `embeddings`, `positional`, `attention`, `masking`,
 `block`, `gpt`; then `kv_cache`, which generation needs. Left out: tokenizers, losses,
-files, and every twin that is only faster (see `tinygpt.fast`).
+files, and faster twins of these modules (see `tinygpt.fast`).
 """

@@ -1,10 +1,10 @@
-"""Attention: every token asks, every token answers, weights say who is heard.
+"""Attention: each token's query meets all keys and takes a weighted mean of the values.
 
 `attention_weights` and `scaled_dot_product_attention` are the plain version, written
 to be read. `MultiHeadAttention` uses PyTorch's fused kernel unless `fused` is False;
 a test shows that both give the same numbers. What it leaves out: which tokens may be
-seen (see `masking`), positions (see `positional`) and the memory of past keys and
-values (see `kv_cache`); all three are handed in.
+seen (see `masking`), positions (see `positional`) and past keys and values (see
+`kv_cache`); all three are arguments.
 """
 
 import math
@@ -22,7 +22,7 @@ def attention_weights(
     mask: Bool[Tensor, "..."] | None = None,
     is_causal: bool = False,
 ) -> Float[Tensor, "*B T S"]:
-    """How much each of T queries listens to each of S keys; every row sums to 1.
+    """How much each of T queries attends to each of S keys; every row sums to 1.
 
     softmax(q k^T / sqrt(D)), with -inf in place of the scores that must not be seen.
     `mask` broadcasts to [..., T, S] and is True where a query may look; `is_causal`
@@ -47,23 +47,25 @@ def scaled_dot_product_attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
 ) -> Float[Tensor, "*B T D"]:
-    """Mix the values `v` by `attention_weights`: the plain twin of PyTorch's kernel.
+    """The values `v`, weighted by `attention_weights`, summed for each query.
 
-    It takes the same arguments as `torch.nn.functional.scaled_dot_product_attention`.
-    `attention_weights` gives the weights alone.
+    The plain twin of `torch.nn.functional.scaled_dot_product_attention`, with the same
+    arguments. `dropout_p` always applies; pass 0 in evaluation.
+
+    Source: Vaswani et al. (2017), section 3.2.1, equation 1.
     """
     weights = attention_weights(q, k, attn_mask, is_causal)
     return F.dropout(weights, dropout_p) @ v
 
 
 class MultiHeadAttention(nn.Module):
-    """Several attentions side by side, each on its own slice of d_model.
+    """Several attention heads in parallel, each of d_model / n_heads dimensions.
 
     Queries, keys and values of all heads come from one linear layer `qkv`, whose
     output holds q, then k, then v, and in each the heads one after another; `output`
     mixes the heads. With `qk_norm`, queries and keys are scaled to a root mean square
-    of 1, so that no score can run away (Henry et al., 2020, "Query-Key Normalization
-    for Transformers"; without a learned gain here).
+    of 1, which bounds the scores (Henry et al., 2020, "Query-Key Normalization for
+    Transformers"; without a learned gain here).
 
     Source: Vaswani et al. (2017), section 3.2.2.
 
@@ -101,7 +103,7 @@ class MultiHeadAttention(nn.Module):
     ) -> tuple[
         Float[Tensor, "B H T D"], Float[Tensor, "B H T D"], Float[Tensor, "B H T D"]
     ]:
-        """Queries, keys and values of every head; `rotate` turns the first two."""
+        """Queries, keys and values of every head; `rotate` is applied to q and k."""
         # [B, T, 3C] -> [B, T, 3, H, D] -> three of [B, T, H, D] -> [B, H, T, D] each
         qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, self.head_dim))
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
@@ -120,13 +122,13 @@ class MultiHeadAttention(nn.Module):
         rotate: Callable[[Tensor], Tensor] | None = None,
         extend: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> Float[Tensor, "B T C"]:
-        """Let each of T tokens gather what it wants from the tokens it may see.
+        """The attention of T tokens to those they may see, all heads mixed.
 
         Args:
-            x: the tokens' vectors.
+            x: activations of the tokens.
             mask: True where a query may look, broadcast to [B, H, T, S].
             is_causal: query t sees keys 0..t; for T = S, and instead of `mask`.
-            rotate: turns queries and keys [B, H, T, D] by their positions.
+            rotate: rotates queries and keys [B, H, T, D] by their positions.
             extend: takes the new keys and values [B, H, T, D] and returns them with
                 those of earlier tokens before them [B, H, S, D].
         """

@@ -1,8 +1,9 @@
 """One Transformer block and its parts: norm, attention, feed-forward, residual.
 
-Each option is one line where it acts, so that GPT-2's block becomes a modern one
-switch by switch. `layer_norm` and `rms_norm` are the plain twins of PyTorch's kernels,
-which the modules use. What it leaves out: mixtures of experts, cross-attention.
+Each option is one line where it acts, so that GPT-2's block can be changed into a
+modern one option by option. `layer_norm` and `rms_norm` are the plain twins of
+PyTorch's kernels, which the modules use. What it leaves out: mixtures of experts,
+cross-attention.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from tinygpt.model.attention import MultiHeadAttention
 
 
 def layer_norm(x: Float[Tensor, "*B C"], eps: float = 1e-5) -> Float[Tensor, "*B C"]:
-    """Shift and scale every token's vector to mean 0 and variance 1.
+    """Shift and scale every token's activations to mean 0 and variance 1.
 
     Source: Ba et al. (2016), "Layer Normalization", equation 4, without gain and bias.
 
@@ -30,7 +31,7 @@ def layer_norm(x: Float[Tensor, "*B C"], eps: float = 1e-5) -> Float[Tensor, "*B
 
 
 def rms_norm(x: Float[Tensor, "*B C"], eps: float = 1e-5) -> Float[Tensor, "*B C"]:
-    """Scale every token's vector to a root mean square of 1; the mean stays.
+    """Scale every token's activations to a root mean square of 1, without centring.
 
     Source: Zhang and Sennrich (2019), "Root Mean Square Layer Normalization",
     equation 4, without gain.
@@ -39,7 +40,10 @@ def rms_norm(x: Float[Tensor, "*B C"], eps: float = 1e-5) -> Float[Tensor, "*B C
 
 
 class LayerNorm(nn.Module):
-    """`layer_norm` with a learned gain `weight` and a learned `bias` per number."""
+    """`layer_norm` with a learned gain `weight` and `bias` for each dimension.
+
+    Source: Ba et al. (2016), "Layer Normalization", equation 4.
+    """
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
@@ -47,19 +51,22 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(d_model))
 
     def forward(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B C"]:
-        """Normalise the last axis."""
+        """`x`, normalised over its last axis."""
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias)
 
 
 class RMSNorm(nn.Module):
-    """`rms_norm` of vectors of `d_model` numbers; nothing is learned."""
+    """`rms_norm` over `d_model` dimensions; it has no parameters.
+
+    Source: Zhang and Sennrich (2019), equation 4, without gain.
+    """
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
         self.d_model = d_model
 
     def forward(self, x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B C"]:
-        """Normalise the last axis."""
+        """`x`, normalised over its last axis."""
         return F.rms_norm(x, (self.d_model,), eps=1e-5)
 
 
@@ -85,7 +92,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a bend between them, for every token on its own.
+    """Two linear layers with an activation between them, for every token on its own.
 
     `swiglu` makes the first layer twice as wide: one half, through SiLU, gates the
     other (Shazeer, 2020, "GLU Variants Improve Transformer", equation 6).
@@ -111,7 +118,7 @@ class FeedForward(nn.Module):
         self.output = nn.Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
-        """Widen to d_ff, bend, and come back to d_model."""
+        """Project to d_ff, apply the activation, and project back to d_model."""
         hidden = self.input(x)
         if self.gated:
             gate, values = hidden.chunk(2, dim=-1)  # [B, T, d_ff] each
@@ -120,11 +127,11 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention lets tokens talk, the feed-forward lets each think; both are added.
+    """Attention mixes tokens, the feed-forward layer transforms each; both are added.
 
-    `norm_placement` says where the norm stands: "pre" normalises what goes into a
-    sub-layer and leaves the residual stream free (GPT-2), "post" normalises the sum
-    (Vaswani et al., 2017). Dropout acts on what a sub-layer adds.
+    With `norm_placement` "pre", the norm acts on the input of a sub-layer and the
+    residual stream is never normalised (GPT-2); with "post", on the sum (Vaswani et
+    al., 2017). Dropout acts on what a sub-layer adds.
 
     Source: Radford et al. (2019), "Language Models are Unsupervised Multitask
     Learners", section 2.3 (pre-norm); Xiong et al. (2020) compare the two.
@@ -162,7 +169,7 @@ class TransformerBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T C"], **attend: Any
     ) -> Float[Tensor, "B T C"]:
-        """`attend` (mask, is_causal, rotate, extend) goes to the attention."""
+        """The residual stream after the block; `attend` is for the attention."""
         if self.pre:
             x = x + self.dropout(self.attention(self.norm1(x), **attend))
             return x + self.dropout(self.feed_forward(self.norm2(x)))

@@ -1,4 +1,4 @@
-"""Token embeddings: a table with one row of numbers for every token.
+"""Token embeddings: a table with one vector for every token.
 
 What it leaves out: positions (see `positional`) and the output head, which may share
 this table (see `gpt`).
@@ -29,5 +29,10 @@ class TokenEmbedding(nn.Module):
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
-        """Vectors of the tokens `ids`; an id outside the table raises IndexError."""
+        """The vectors of the tokens `ids`.
+
+        Raises:
+            IndexError: an id is outside the table (on a GPU, a device-side assertion
+                of PyTorch instead).
+        """
         return F.embedding(ids, self.weight)

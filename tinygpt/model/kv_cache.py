@@ -1,6 +1,7 @@
-"""The key-value cache: what attention has computed before need not be done again.
+"""The key-value cache: keys and values of earlier tokens are computed only once.
 
-What it leaves out: what happens when the context is full; `generation` decides that.
+What it leaves out: what to do when the context is full (see `tinygpt.generation`), and
+gradients: the tables are written in place.
 """
 
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor
 class KVCache:
     """Keys and values of all past tokens, one pair of tables per layer.
 
-    Room for `context_length` tokens is taken once; `length` counts the tokens held.
-    `extend` writes one layer's new keys and values behind them; `advance` moves on
-    when every layer has written.
+    Memory for `context_length` tokens is allocated once; `length` of them are in use.
+    `extend` appends one layer's new keys and values; `advance` counts the new tokens
+    when every layer has done so. Setting `length` to 0 empties the cache.
 
     Source: Pope et al. (2022), "Efficiently Scaling Transformer Inference",
     section 2.1.
@@ -28,10 +29,10 @@ class KVCache:
         head_dim: int,
         like: Tensor,
     ) -> None:
-        """`like` gives dtype and device of the tables."""
+        """An empty cache with the dtype and the device of `like`."""
         shape = (n_layers, 2, batch_size, n_heads, context_length, head_dim)
         self.table = torch.empty(shape, dtype=like.dtype, device=like.device)
-        # Keys and values of each layer, [B, H, context_length, D]: views, cut once.
+        # Keys and values of each layer, [B, H, context_length, D]: views of the table.
         self.layers = [(self.table[i, 0], self.table[i, 1]) for i in range(n_layers)]
         self.context_length = context_length
         self.length = 0
@@ -81,5 +82,5 @@ class KVCache:
         return keys, values
 
     def advance(self, n_tokens: int) -> None:
-        """Count `n_tokens` more as held, after every layer has written them."""
+        """Count `n_tokens` more as in use, after every layer has appended them."""
         self.length += n_tokens

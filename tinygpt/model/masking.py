@@ -1,7 +1,7 @@
-"""Masks: who may look at whom. True means "may look", as in PyTorch.
+"""Masks: which keys a query may attend to. True means that it may, as in PyTorch.
 
-What it leaves out: applying the mask, which `attention` does by writing -inf into the
-scores that must not be seen.
+What it leaves out: applying the mask; `attention` replaces the scores of masked keys
+by -inf.
 """
 
 import torch
@@ -29,7 +29,7 @@ def require_mask(mask: Tensor, shape: tuple[int, int, int, int]) -> None:
 
 
 def causal_mask(n_queries: int, n_keys: int | None = None) -> Bool[Tensor, "T S"]:
-    """Every token sees itself and what came before it.
+    """Every token sees itself and the tokens before it.
 
     The queries are the last `n_queries` of the `n_keys` tokens (all of them if
     `n_keys` is None), so query t sees keys 0..t + n_keys - n_queries.
@@ -47,9 +47,10 @@ def causal_mask(n_queries: int, n_keys: int | None = None) -> Bool[Tensor, "T S"
 def padding_mask(
     lengths: Int[Tensor, " B"], context_length: int
 ) -> Bool[Tensor, "B 1 1 {context_length}"]:
-    """Nobody sees the filling behind a text that is shorter than the batch.
+    """No token sees the padding after a text that is shorter than the batch.
 
-    `lengths` holds the number of real tokens of each text.
+    `lengths` holds the number of tokens of each text. The mask is not causal: combine
+    it with `causal_mask` by `&`.
 
     >>> padding_mask(torch.tensor([1, 3]), 3).int().flatten(1).tolist()
     [[1, 0, 0], [1, 1, 1]]
@@ -62,8 +63,8 @@ def padding_mask(
 def document_mask(documents: Int[Tensor, "B T"]) -> Bool[Tensor, "B 1 T T"]:
     """Causal, and a token sees only tokens of its own document.
 
-    `documents` numbers the text that each token belongs to, so that several short
-    texts can share one window without reading each other.
+    `documents` holds the number of each token's document, so that several short texts
+    can share one window without attending to each other.
 
     >>> document_mask(torch.tensor([[0, 0, 1]])).int()[0, 0].tolist()
     [[1, 0, 0], [1, 1, 0], [0, 0, 1]]

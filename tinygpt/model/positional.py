@@ -1,8 +1,8 @@
-"""Three ways to tell a Transformer where a token stands.
+"""Three ways to encode the positions of tokens.
 
 Sinusoidal and learned positions are vectors *added* to the embeddings, once. Rotary
-positions turn each query and key by an angle, in every layer. What it leaves out:
-relative biases (ALiBi, T5) and the stretching of rotary angles for longer contexts.
+positions rotate each query and key by an angle, in every layer. What it leaves out:
+relative biases (ALiBi, T5) and the scaling of rotary angles for longer contexts.
 """
 
 import torch
@@ -55,7 +55,11 @@ def sinusoidal_positions(
 
 
 class SinusoidalPositions(nn.Module):
-    """The fixed table of `sinusoidal_positions`, made once and never saved."""
+    """The fixed table of `sinusoidal_positions`, made once and never saved.
+
+    Raises:
+        ValueError: d_model is odd.
+    """
 
     table: Tensor
 
@@ -65,7 +69,11 @@ class SinusoidalPositions(nn.Module):
         self.register_buffer("table", table, persistent=False)
 
     def forward(self, positions: Int[Tensor, "*T"]) -> Float[Tensor, "*T C"]:
-        """The vectors of `positions` (in tokens from 0)."""
+        """The vectors of `positions` (in tokens from 0).
+
+        Raises:
+            ValueError: a position is outside the context (see `look_up`).
+        """
         return look_up(self.table, positions)
 
 
@@ -82,22 +90,26 @@ class LearnedPositions(nn.Module):
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, positions: Int[Tensor, "*T"]) -> Float[Tensor, "*T C"]:
-        """The vectors of `positions` (in tokens from 0)."""
+        """The vectors of `positions` (in tokens from 0).
+
+        Raises:
+            ValueError: a position is outside the context (see `look_up`).
+        """
         return look_up(self.weight, positions)
 
 
 class RotaryPositions(nn.Module):
-    """Turn pairs of numbers in a query or key by an angle that grows with position.
+    """Rotate pairs of dimensions of queries and keys by angles that grow with position.
 
-    Number `i` of the first half and number `i` of the second half form a point in a
-    plane, which is turned by t / base^(2i/head_dim) radians. The dot product of a
-    turned query and a turned key then depends on their distance only.
+    Dimension `i` of the first half and dimension `i` of the second half form a point in
+    a plane, which is rotated by t / base^(2i/head_dim) radians at position t. The dot
+    product of a rotated query and a rotated key then depends on their distance only.
 
     Source: Su et al. (2021), "RoFormer", section 3.2.2, equation 15; pairs taken from
     the two halves, as in GPT-NeoX and Llama.
 
     Raises:
-        ValueError: head_dim is odd; the numbers are turned in pairs.
+        ValueError: head_dim is odd; dimensions are rotated in pairs.
     """
 
     cos: Tensor
@@ -115,10 +127,14 @@ class RotaryPositions(nn.Module):
     def forward(
         self, x: Float[Tensor, "B H T D"], positions: Int[Tensor, "*B T"]
     ) -> Float[Tensor, "B H T D"]:
-        """Turn `x`, whose tokens stand at `positions` (in tokens from 0)."""
+        """`x`, rotated by the angles of its `positions` (in tokens from 0).
+
+        Raises:
+            ValueError: a position is outside the context (see `look_up`).
+        """
         # [T, D/2] or [B, T, D/2] -> the same with an axis for the heads before T.
         cos = look_up(self.cos, positions).unsqueeze(-3)
         sin = look_up(self.sin, positions).unsqueeze(-3)
         first, second = x.chunk(2, dim=-1)  # [B, H, T, D/2] each
-        turned = first * cos - second * sin, first * sin + second * cos
-        return torch.cat(turned, dim=-1).type_as(x)
+        rotated = first * cos - second * sin, first * sin + second * cos
+        return torch.cat(rotated, dim=-1).type_as(x)
