@@ -24,7 +24,7 @@ from tinygpt.finetuning.lora import (
 from tinygpt.formats.huggingface import export_gpt2
 from tinygpt.model.gpt import GPT
 from tinygpt.text.tokenizer import Tokenizer
-from tinygpt.training.tensor_file import save_tensors
+from tinygpt.training.tensor_file import load_tensors, save_tensors
 
 ALL = ("qkv", "attention.output", "feed_forward.input", "feed_forward.output")
 THEIRS = dict(
@@ -65,6 +65,10 @@ def test_layer_is_equation_3_and_starts_as_the_identity(bias: bool) -> None:
     assert not torch.allclose(layer(x), before)
     assert_close(layer(x), before + 3.0 / 2 * x @ (layer.lora_b @ layer.lora_a).T)
     assert_close(layer.delta(), 1.5 * layer.lora_b @ layer.lora_a)
+    assert not layer.delta().requires_grad
+    trained = {name for name, p in layer.named_parameters() if p.requires_grad}
+    assert trained == {"lora_a", "lora_b"}
+    assert layer.n_stacked == 1
 
 
 def test_dropout_acts_on_the_adapter_only_and_in_training_only() -> None:
@@ -110,6 +114,18 @@ def test_only_adapters_train(model: GPT, ids: Tensor) -> None:
     assert all(torch.equal(after[name], tensor) for name, tensor in frozen.items())
     assert all(state.abs().max() > 0 for state in lora_state(model).values())
     assert not torch.allclose(model(ids), before)
+
+
+def test_without_further_settings_queries_keys_and_values_get_rank_8(
+    model: GPT,
+) -> None:
+    wrapped = add_lora(model)
+    assert wrapped == [f"blocks.{i}.attention.qkv" for i in range(SHAPE["n_layers"])]
+    layer = model.get_submodule(wrapped[0])
+    assert (layer.rank, layer.alpha, layer.lora_dropout.p) == (8, 16.0, 0.0)
+    assert layer.n_stacked == 3
+    remove_lora(model)
+    assert model.blocks[0].attention.qkv.n_stacked == 3
 
 
 def test_merge_and_unmerge(model: GPT, ids: Tensor) -> None:
@@ -240,6 +256,36 @@ def test_wrong_requests(model: GPT, change: dict, sentence: str) -> None:
         add_lora(model, **change)
     assert all(p.requires_grad for p in model.parameters())  # nothing was touched
     assert not lora_state(model)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("format", "tinygpt lora 2"),
+        ("targets", None),
+        ("targets", "blocks.0.attention.qkv"),
+        ("targets", [7]),
+        ("rank", None),
+        ("rank", 8.0),
+        ("rank", True),
+        ("alpha", "16"),
+        ("dropout", [0.0]),
+    ],
+)
+def test_a_file_whose_header_is_none_of_adapters(
+    model: GPT, key: str, value: object, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.safetensors"
+    add_lora(model)
+    save_lora(model, path)
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, tensors, metadata | {key: value})
+    other = GPT(GPTConfig(**SHAPE))
+    with pytest.raises(UserError, match="holds no LoRA adapters"):
+        load_lora(other, path)
+    assert not lora_state(other)
+    save_tensors(path, tensors, metadata)
+    load_lora(other, path)
 
 
 def test_wrong_order_and_wrong_files(model: GPT, tmp_path: Path) -> None:

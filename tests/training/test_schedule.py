@@ -45,6 +45,14 @@ def test_linear_over_the_last_part(now: int, wanted: float) -> None:
     assert lr_factor(now, config) == pytest.approx(wanted, abs=1e-12)
 
 
+def test_one_step_after_the_warm_up_is_the_whole_decay() -> None:
+    config = TrainConfig(
+        steps=5, warmup_steps=4, schedule="linear", final_lr_fraction=0.2,
+        decay_fraction=1.0,
+    )  # fmt: skip
+    assert lr_factor(5, config) == pytest.approx(0.2)
+
+
 def test_constant_and_no_decay_at_all() -> None:
     assert lr_factor(299, TrainConfig(schedule="constant")) == 1.0
     never = TrainConfig(schedule="linear", decay_fraction=0.0)
