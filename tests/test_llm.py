@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from tiny_run import MODEL, TEXT, TRAIN, assert_same_tensors, write_text
+from torch import nn
 
 import tinygpt
 from tinygpt.errors import UserError
 from tinygpt.finetuning import chat
+from tinygpt.finetuning.run import load_model
 from tinygpt.generation.generate import generate
 from tinygpt.llm import LLM
 from tinygpt.text.tokenizer import Tokenizer
@@ -248,7 +250,7 @@ def test_there_is_no_such_model(here: Path) -> None:
             tinygpt.load(name)
 
 
-@pytest.mark.parametrize("name", ["pocket-gpt2"])
+@pytest.mark.parametrize("name", ["tiny", "pocket-gpt2", "pocket-chat"])
 def test_the_models_that_ship(name: str) -> None:
     llm = tinygpt.load(name)
     assert llm.generate("The", 3, seed=1).startswith("The")
@@ -263,6 +265,24 @@ TUNING: dict[str, Any] = {
     "device": "cpu",
     "progress": False,
 }
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_fine_tuning_leaves_its_base_as_it_was(
+    folder: Path, llm: LLM, lora: bool
+) -> None:
+    before = {name: t.clone() for name, t in llm.model.state_dict().items()}
+    text = folder / "text.txt"
+    tuned = tinygpt.finetune(llm, text, lora=lora, lr=0.02, **TUNING)
+    assert_same_tensors(llm.model.state_dict(), before)
+    assert tuned.tokenizer is llm.tokenizer
+    assert tuned.config == llm.config
+    assert tuned.evaluate(text) != llm.evaluate(text)
+    layers = {type(m) for m in tuned.model.modules() if isinstance(m, nn.Linear)}
+    assert layers == {nn.Linear}  # adapters became part of the weights
+    assert tuned.folder is not None
+    model, _ = load_model(tuned.folder)
+    assert_same_tensors(model.state_dict(), tuned.model.state_dict())
 
 
 def test_fine_tuning_takes_what_load_takes(here: Path) -> None:

@@ -266,6 +266,7 @@ def test_a_token_file_is_prepared_and_trained_on_like_its_text(
     main(words(empty, "tokens", steps=20, out="runs", data="text.tokens"))
     main(["train", "--resume", "--name", "tokens", "--steps", "21", "--prompt", ""])
     main([*text, "--resume", "--steps", "21"])
+    assert "From step 20 on the learning rate is " in capsys.readouterr().out
     mine, theirs = (RunFolder(f"runs/{n}").load_last()[0] for n in ("tokens", "text"))
     assert_same_tensors(mine, theirs)
     capsys.readouterr()

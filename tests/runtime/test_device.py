@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from tinygpt.runtime.device import (
     available_cores,
     calm_threads,
     gentle_interrupt,
+    in_notebook,
     pick_device,
     pick_dtype,
     set_threads,
@@ -210,3 +213,17 @@ def test_other_threads_hear_no_signals() -> None:
     thread.start()
     thread.join()
     assert heard == [False]
+
+
+def test_a_notebook_is_known_by_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not in_notebook()
+    for shell, known in ((None, False), (object(), False), (Kernel(), True)):
+        module = SimpleNamespace(get_ipython=lambda shell=shell: shell)
+        monkeypatch.setitem(sys.modules, "IPython", module)
+        assert in_notebook() == known
+
+
+class Kernel:
+    """A shell as Jupyter's."""
+
+    kernel = "a kernel"

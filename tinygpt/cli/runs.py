@@ -25,23 +25,25 @@ def run_train(args: Train) -> None:
     calm_threads()
     from tinygpt.llm import LLM, load
     from tinygpt.training.run import pretrain
+    from tinygpt.training.tensor_file import read_header
 
     world = World.from_environment()
     config: TrainConfig = convert(TrainConfig, args.train)
     path = _path(args, args.preset)
     world.start(world.pick_device(config.device).type)
     try:
+        old = _old_config(args, path)
         run = pretrain(path, args.model, config, resume=args.resume, world=world)
         llm = LLM(run.model, run.tokenizer, path)
         if args.prompt:
             llm.stream(args.prompt, 0)  # refused before training, not after
-        _follow(run, args, world)
+        _follow(run, args, world, old)
     finally:
         world.stop()
     if not world.is_main:
         return
     llm = load(path)  # in training its weights may have been sharded
-    kept, best = llm.evaluate(config.data), run.folder.load_best(run.model)
+    kept, (_, best) = run.data.evaluate(llm.model), read_header(run.folder.best)
     say(
         f"Kept step {best['step']}: {kept.bits_per_byte:.4f} bits per byte, "
         f"perplexity {kept.perplexity:.1f} on the whole validation split, "
@@ -66,8 +68,9 @@ def run_finetune(args: Finetune) -> None:
     config = replace(options, model=str(find_run(options.model, args.out)))
     world.start(world.pick_device(config.device).type)
     try:
+        old = _old_config(args, path)
         run = finetune(path, config, resume=args.resume, world=world)
-        _follow(run, args, world)
+        _follow(run, args, world, old)
     finally:
         world.stop()
     if not world.is_main:
@@ -89,12 +92,31 @@ def _path(args: Train | Finetune, start: str) -> Path:
     return run_path(args.out, name)
 
 
-def _follow(run: Any, args: Train | Finetune, world: World) -> None:
+def _old_config(args: Train | Finetune, path: Path) -> TrainConfig | None:
+    """The settings so far of the run to continue, if there is one."""
+    from tinygpt.training.checkpoint import RunFolder
+
+    folder = RunFolder(path)
+    return folder.configs()[1] if args.resume and folder.exists else None
+
+
+def _follow(
+    run: Any, args: Train | Finetune, world: World, old: TrainConfig | None
+) -> None:
     """Print each evaluation, and how to continue if Ctrl-C was pressed."""
     from tqdm import tqdm
 
+    from tinygpt.training.schedule import rate_change
+
     tell: Callable[..., None] = say if world.is_main else lambda *words: None
     tell(run.summary())
+    if old is not None:
+        trainer = run.trainer
+        if isinstance(old, FinetuneConfig):
+            old = old.with_steps(trainer.batches.n_windows, world.size)
+        told = rate_change(trainer.step, trainer.seconds, old, trainer.config)
+        if told is not None:
+            tell(told)
     reports = run.reports(show_progress=True)
     if args.tensorboard and world.is_main:
         from tinygpt.training.run import draw_in

@@ -8,6 +8,7 @@ command makes the same choice every time. What it leaves out: other processes (s
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -154,3 +155,10 @@ def set_threads(n_parameters: int = 0, wanted: int | None = None) -> int:
             wanted = MOST_THREADS_FOR_SMALL if n_parameters < SMALL else cores
         torch.set_num_threads(max(1, min(wanted, cores)))
     return torch.get_num_threads()
+
+
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this process, and so shows what it prints."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython and ipython.get_ipython()
+    return hasattr(shell, "kernel")

@@ -124,7 +124,7 @@ class Run:
         main one writes. In the end the model holds the best weights.
 
         Args:
-            show_progress: a bar on standard error, if that is a terminal.
+            show_progress: a bar on standard error, if a terminal or notebook shows it.
 
         Raises:
             UserError: another process trains this run, the folder cannot be written, or

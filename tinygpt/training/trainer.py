@@ -21,7 +21,12 @@ from tqdm import tqdm
 from tinygpt.config import IGNORE_INDEX, TrainConfig
 from tinygpt.errors import UserError
 from tinygpt.runtime import fsdp
-from tinygpt.runtime.device import gentle_interrupt, pick_dtype, set_threads
+from tinygpt.runtime.device import (
+    gentle_interrupt,
+    in_notebook,
+    pick_dtype,
+    set_threads,
+)
 from tinygpt.runtime.distributed import World
 from tinygpt.training.evaluation import Evaluation
 from tinygpt.training.loss import NextTokenLoss
@@ -162,7 +167,7 @@ class Trainer:
         that the caller spends on a report is not training time.
 
         Args:
-            show_progress: a bar on standard error, if that is a terminal.
+            show_progress: a bar on standard error, if a terminal or notebook shows it.
 
         Raises:
             UserError: a loss is not finite, or there is no target to validate on.
@@ -170,7 +175,9 @@ class Trainer:
         c, self.interrupted, loss = self.config, False, self._wrapped_loss()
         self._clock = time.perf_counter()
         total = None if c.minutes else c.steps
-        off = None if show_progress and self.world.is_main else True  # None: by itself
+        off = None if show_progress and self.world.is_main else True
+        if off is None and in_notebook():  # else tqdm asks for a terminal
+            off = False
         with (
             tqdm(total=total, initial=self.step, disable=off, leave=False) as bar,
             gentle_interrupt() as ctrl_c,
