@@ -136,7 +136,7 @@ class Bench:
     def run_files(self, data: st.DataObject) -> None:
         """A spoilt run is loaded, and trained on."""
         run = self.fresh() / "runs" / "first"
-        names = sorted(p.name for p in run.iterdir() if p.suffix != ".pt")
+        names = sorted(p.name for p in run.iterdir() if p.suffix not in (".pt", ""))
         trains_on = data.draw(st.integers(0, 4)) == 0
         for name in {data.draw(st.sampled_from(names)) for _ in range(2)}:
             if (run / name).is_file():

@@ -1,5 +1,5 @@
-"""A trained model goes on learning: from conversations, or through adapters.
+"""A trained model is trained further: on conversations, all of it or only adapters.
 
-Read `chat` (template, loss mask, packing), `lora` (low-rank adapters), `run` (both put
-together). Left out: learning from preferences.
+Read `chat` (template, loss mask, packing), `lora` (low-rank adapters), then `run` with
+both. Left out: learning from preferences.
 """

@@ -1,5 +1,6 @@
 """From a model and batches to a trained model on disk.
 
-Read `evaluation` and `schedule`, `optimizers` with `muon`, then the loop in `trainer`;
-`checkpoint` and `run` keep it in a folder. Left out: what the batches hold.
+Read `loss` and `evaluation`, `schedule`, `optimizers` with `muon`, then the loop in
+`trainer` with `state`; `text_data` is what it learns from, `run` keeps the result in a
+folder, whose files are `checkpoint` and `tensor_file`. Left out: fine-tuning.
 """
