@@ -31,6 +31,27 @@ TRAIN = {
     "eval_windows": 5,
     "checkpoint_interval": 10,
 }
+# Every module of a GPT that can have hooks; "" is the GPT itself.
+PARTS = [
+    "",
+    "token_embedding",
+    "positions",
+    "rotary",
+    "embedding_norm",
+    "dropout",
+    "blocks.0",
+    "blocks.0.norm1",
+    "blocks.0.attention",
+    "blocks.0.attention.qkv",
+    "blocks.0.attention.output",
+    "blocks.0.dropout",
+    "blocks.0.norm2",
+    "blocks.0.feed_forward",
+    "blocks.0.feed_forward.input",
+    "blocks.0.feed_forward.output",
+    "norm",
+    "head",
+]
 
 
 def write_text(folder: Path) -> tuple[Path, Path]:

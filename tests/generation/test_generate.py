@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from tiny_run import PARTS
 from torch import Tensor, nn
 
 from tinygpt.config import GPTConfig
@@ -376,28 +377,6 @@ def test_the_quickest_decoder_that_fits_is_taken(
     calls.clear()
     text(gpt, torch.randint(V, (batch, 3)), 12, use_cache=False)
     assert not calls
-
-
-PARTS = [
-    "",
-    "token_embedding",
-    "positions",
-    "rotary",
-    "embedding_norm",
-    "dropout",
-    "blocks.0",
-    "blocks.0.norm1",
-    "blocks.0.attention",
-    "blocks.0.attention.qkv",
-    "blocks.0.attention.output",
-    "blocks.0.dropout",
-    "blocks.0.norm2",
-    "blocks.0.feed_forward",
-    "blocks.0.feed_forward.input",
-    "blocks.0.feed_forward.output",
-    "norm",
-    "head",
-]
 
 
 @pytest.mark.parametrize("batch", [1, B])

@@ -16,7 +16,7 @@ from tinygpt.runtime.device import (
     available_cores,
     calm_threads,
     gentle_interrupt,
-    in_notebook,
+    hide_bar,
     pick_device,
     pick_dtype,
     set_threads,
@@ -215,12 +215,15 @@ def test_other_threads_hear_no_signals() -> None:
     assert heard == [False]
 
 
-def test_a_notebook_is_known_by_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not in_notebook()
-    for shell, known in ((None, False), (object(), False), (Kernel(), True)):
+def test_a_bar_shows_in_a_notebook_and_leaves_others_to_tqdm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert hide_bar(True) is None
+    for shell, shown in ((None, None), (object(), None), (Kernel(), False)):
         module = SimpleNamespace(get_ipython=lambda shell=shell: shell)
         monkeypatch.setitem(sys.modules, "IPython", module)
-        assert in_notebook() == known
+        assert hide_bar(True) is shown
+        assert hide_bar(False) is True
 
 
 class Kernel:

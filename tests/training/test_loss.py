@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_run import PARTS
 from torch import Tensor, nn
 
 from tinygpt.config import IGNORE_INDEX, GPTConfig
@@ -137,28 +138,6 @@ def test_a_head_of_another_type_is_run() -> None:
     nn.init.normal_(model.head.lora_b)
     wanted = F.cross_entropy(model(ids).mT, targets)
     torch.testing.assert_close(NextTokenLoss(model)(ids, targets), wanted)
-
-
-PARTS = [
-    "",
-    "token_embedding",
-    "positions",
-    "rotary",
-    "embedding_norm",
-    "dropout",
-    "blocks.0",
-    "blocks.0.norm1",
-    "blocks.0.attention",
-    "blocks.0.attention.qkv",
-    "blocks.0.attention.output",
-    "blocks.0.dropout",
-    "blocks.0.norm2",
-    "blocks.0.feed_forward",
-    "blocks.0.feed_forward.input",
-    "blocks.0.feed_forward.output",
-    "norm",
-    "head",
-]
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -287,7 +287,12 @@ def test_reports_come_at_the_interval_and_at_the_end() -> None:
     reports = list(make(replace(CONFIG, steps=10), evaluate=evaluate).run())
     assert [report.step for report in reports] == [0, 4, 8, 10]
     assert [report.is_last for report in reports] == [False, False, False, True]
-    assert [report.whole_split for report in reports] == [False, False, False, True]
+    assert [report.validation.whole_split for report in reports] == [
+        False,
+        False,
+        False,
+        True,
+    ]
     assert asked == [False] * 4 + [True]
     assert [report.is_best for report in reports] == [True, False, False, False]
     assert [report.validation.nats_per_token for report in reports] == [
@@ -345,7 +350,7 @@ def test_patience_ends_the_run() -> None:
         False,
     ]
     assert reports[-1].is_last
-    assert reports[-1].whole_split
+    assert reports[-1].validation.whole_split
     assert trainer.best == 3.0
     assert list(trainer.run()) == []  # what is over stays over
 
@@ -419,7 +424,7 @@ def test_a_run_by_the_clock_ends_with_a_last_report(clock: Clock) -> None:
     assert [report.is_last for report in reports] == [False] * (len(reports) - 1) + [
         True
     ]
-    assert reports[-1].whole_split
+    assert reports[-1].validation.whole_split
     assert reports[-1].seconds_left == 0
 
 

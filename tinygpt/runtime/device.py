@@ -157,8 +157,12 @@ def set_threads(n_parameters: int = 0, wanted: int | None = None) -> int:
     return torch.get_num_threads()
 
 
-def in_notebook() -> bool:
-    """Whether a Jupyter kernel runs this process, and so shows what it prints."""
+def hide_bar(wanted: bool) -> bool | None:
+    """What tqdm is told as `disable`: a bar shows if wanted, and if somebody sees it.
+
+    True hides it; None hides it unless standard error is a terminal; False shows it,
+    since a Jupyter kernel shows what it prints.
+    """
     ipython = sys.modules.get("IPython")
     shell = ipython and ipython.get_ipython()
-    return hasattr(shell, "kernel")
+    return not wanted or (False if hasattr(shell, "kernel") else None)

@@ -21,12 +21,7 @@ from tqdm import tqdm
 from tinygpt.config import IGNORE_INDEX, TrainConfig
 from tinygpt.errors import UserError
 from tinygpt.runtime import fsdp
-from tinygpt.runtime.device import (
-    gentle_interrupt,
-    in_notebook,
-    pick_dtype,
-    set_threads,
-)
+from tinygpt.runtime.device import gentle_interrupt, hide_bar, pick_dtype, set_threads
 from tinygpt.runtime.distributed import World
 from tinygpt.training.evaluation import Evaluation
 from tinygpt.training.loss import NextTokenLoss
@@ -72,11 +67,6 @@ class EvalReport:
     """Training time so far, earlier parts of a resumed run included."""
     seconds_left: float
 
-    @property
-    def whole_split(self) -> bool:
-        """Whether `validation` covers the whole validation split."""
-        return self.validation.whole_split
-
     def __str__(self) -> str:
         minutes, seconds = divmod(round(self.seconds_left), 60)
         return (
@@ -94,7 +84,7 @@ class EvalReport:
             "validation_loss": self.validation.nats_per_token,
             "bits_per_byte": self.validation.bits_per_byte,
             "perplexity": self.validation.perplexity,
-            "whole_split": self.whole_split,
+            "whole_split": self.validation.whole_split,
             "selection_loss": self.selection_loss,
             "tokens_per_second": self.tokens_per_second,
             "seconds": self.seconds,
@@ -174,14 +164,14 @@ class Trainer:
         """
         c, self.interrupted, loss = self.config, False, self._wrapped_loss()
         self._clock = time.perf_counter()
-        total = None if c.minutes else c.steps
-        off = None if show_progress and self.world.is_main else True
-        if off is None and in_notebook():  # else tqdm asks for a terminal
-            off = False
-        with (
-            tqdm(total=total, initial=self.step, disable=off, leave=False) as bar,
-            gentle_interrupt() as ctrl_c,
-        ):
+        bar = tqdm(
+            total=None if c.minutes else c.steps,
+            initial=self.step,
+            unit="step",
+            disable=hide_bar(show_progress and self.world.is_main),
+            leave=False,
+        )
+        with bar, gentle_interrupt() as ctrl_c:
             if math.isinf(self.best):  # a new run: how good is it untrained?
                 self._count_first_batch()
                 yield self._report()
