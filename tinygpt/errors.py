@@ -1,4 +1,4 @@
-"""The one error that the reader can mend; it lies below every floor.
+"""The error for bad input, which every other module may raise.
 
 A `UserError` carries a single sentence that says what was wrong and what to do.
 The command line prints that sentence and exits with 2. Every other exception is a
