@@ -20,7 +20,7 @@ from tinygpt.errors import UserError
 try:
     import fcntl
 except ImportError:  # Windows, where an open file cannot be replaced anyway
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # mypy: a module
 
 MAX_NAME = 255  # bytes, on every common file system
 MAX_FILE = 64 << 20  # bytes; the largest vocabularies in use take a third of that

@@ -312,6 +312,11 @@ def test_the_readme_lists_the_rooms_and_their_modules() -> None:
     assert set(re.findall(r"^\| `(\w+\.py)` \|", text, re.MULTILINE)) == files
 
 
+def test_every_module_can_be_read_in_one_sitting() -> None:
+    for path in (ROOT / "tinygpt").rglob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 350, path
+
+
 def test_formulas_and_scripts_come_with_the_site() -> None:
     static = ROOT / "book" / "_static"
     assert (static / "mathjax" / "tex-mml-chtml.js").is_file()

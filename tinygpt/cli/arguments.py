@@ -62,7 +62,7 @@ class FinetuneOptions(FinetuneConfig):
     )
     """support-chats, a .jsonl file of chats, or any text."""
     tokenizer: Annotated[str, tyro.conf.Suppress] = field(  # type: ignore[assignment]
-        default="",
+        default="",  # mypy: the base class has a Literal
         init=False,  # tyro would offer it
     )
 

@@ -63,7 +63,7 @@ STYLE: dict[str, Any] = {
 
 def use_style() -> None:
     """Set the course's style for all later figures."""
-    plt.rcParams.update(STYLE)  # type: ignore[arg-type]
+    plt.rcParams.update(STYLE)  # type: ignore[arg-type]  # its keys are Literals
 
 
 def new_axes(width: float = WIDTH, height: float = HEIGHT) -> Axes:

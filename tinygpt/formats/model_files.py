@@ -70,7 +70,7 @@ def hub_files(repository: str) -> Fetch:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import (  # type: ignore[attr-defined]
             EntryNotFoundError,
-            HTTPError,  # that of requests or of httpx, by its version
+            HTTPError,  # of requests or httpx, by version; so mypy does not know it
         )
     except ImportError as error:
         raise UserError(

@@ -282,8 +282,8 @@ def _parse_chats(jsonl: str, path: Path, begin: int = 0) -> list[Conversation]:
         ) as error:
             raise UserError(
                 f"{path} line {number}{after} is not a chat like "
-                '{"messages": [{"role": "user", "content": "Hello"}]}: correct the line '
-                "or give a .txt file."
+                '{"messages": [{"role": "user", "content": "Hello"}]}: correct the '
+                "line or give a .txt file."
             ) from error
         chats.append(chat)
     return chats

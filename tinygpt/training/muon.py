@@ -72,7 +72,7 @@ class Muon(torch.optim.Muon):
         self.n_stacked = n_stacked or {}
         self.precision = precision
 
-    @torch.no_grad()
+    @torch.no_grad()  # torch's step takes a closure and returns its loss; ours does not
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Take one step along the orthogonalised momentum of every matrix."""
         for group in self.param_groups:
