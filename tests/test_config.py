@@ -118,7 +118,10 @@ BAD_RUNS = [
         "warmup_steps 30 is longer than the run of 20 steps",
     ),
     ({"steps": None}, "steps must be a whole number, not None"),
-    ({"seed": 2**63}, f"seed must be below 2**63, not {2**63}"),
+    ({"seed": 2**63}, "seed must be below 2**63"),
+    ({"batch_size": 10**400}, "batch_size must be below 2**63"),
+    ({"lr": 10**400}, "lr must be below 2**63"),
+    ({"steps": 10_000_001}, "steps must be at most 10,000,000, not 10000001"),
     ({"optimizer": "sgd"}, "optimizer must be one of adamw, muon, not 'sgd'"),
     ({"schedule": "step"}, "schedule must be one of constant, cosine, linear"),
     ({"dtype": "float16"}, "dtype must be one of auto, float32, bfloat16"),
@@ -201,6 +204,13 @@ def test_steps_are_filled_in_from_epochs() -> None:
     assert (two_ranks.steps, two_ranks.warmup_steps) == (4, 4)
     assert config.with_steps(1).steps == 1  # one step at least
     assert replace(config, steps=6).with_steps(20).steps == 6
+
+
+def test_no_run_has_more_than_ten_million_steps() -> None:
+    assert FinetuneConfig(epochs=4e7).with_steps(1).steps == 10_000_000
+    for epochs in (4.1e7, 1e300, 1e308):
+        with pytest.raises(UserError, match="epochs are more than 10,000,000 steps"):
+            FinetuneConfig(epochs=epochs).with_steps(1000)
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 from tinygpt.errors import require
 
 IGNORE_INDEX = -100  # a target that does not count; torch's own default
+MAX_STEPS = 10_000_000  # of a run; the longest published ones have a tenth of that
 KINDS = {
     int: "a whole number",
     float: "a finite number",
@@ -21,7 +22,7 @@ KINDS = {
 
 
 def check_types(config: Any) -> None:
-    """Every value is what its field's type says; numbers are finite.
+    """Every value is what its field's type says; numbers fit into 64 bits.
 
     Raises:
         UserError: one is not.
@@ -41,6 +42,7 @@ def check_types(config: Any) -> None:
             fits or (value is None and type(None) in options),
             f"{name} must be {KINDS[wanted]}, not {value!r}",
         )
+        require(type(value) is not int or value < 2**63, f"{name} must be below 2**63")
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,10 @@ class TrainConfig:
             "steps must be a whole number, not None",
         )
         require(
+            self.steps is None or self.steps <= MAX_STEPS,
+            f"steps must be at most {MAX_STEPS:,}, not {self.steps}",
+        )
+        require(
             self.steps is None or self.warmup_steps <= self.steps,
             f"warmup_steps {self.warmup_steps} is longer than the run of {self.steps} "
             "steps",
@@ -235,7 +241,6 @@ class TrainConfig:
             "sharding full cuts every matrix up, and muon needs whole ones: choose "
             "--optimizer adamw",
         )
-        require(self.seed < 2**63, f"seed must be below 2**63, not {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -296,9 +301,17 @@ class FinetuneConfig(TrainConfig):
         """The same with `steps` filled in: `epochs` times through `n_windows`.
 
         A run shorter than its warm-up warms up to its end.
+
+        Raises:
+            UserError: there would be more than `MAX_STEPS`.
         """
         per_step = self.batch_size * self.grad_accumulation * world_size
-        steps = self.steps or max(1, round(self.epochs * n_windows / per_step))
+        wanted = self.steps or self.epochs * n_windows / per_step
+        require(
+            wanted <= MAX_STEPS,
+            f"{self.epochs:g} epochs are more than {MAX_STEPS:,} steps: give fewer",
+        )
+        steps = max(1, round(wanted))
         return replace(self, steps=steps, warmup_steps=min(self.warmup_steps, steps))
 
 

@@ -51,7 +51,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         if len(os.fsencode(name)) > MAX_NAME - len("..part"):
             name = hashlib.sha256(os.fsencode(name)).hexdigest()
         part = target.with_name(f".{name}.part")
-        with _claimed(part):
+        with claimed(part):
             try:
                 write(part)
                 with part.open("rb+") as file:
@@ -81,10 +81,13 @@ def _replaceable(path: Path) -> Path:
 
 
 @contextmanager
-def _claimed(part: Path) -> Iterator[None]:
+def claimed(part: Path) -> Iterator[None]:
     """Create `part` and lock it, so that no other process writes it meanwhile.
 
     A lock ends with its process, so a killed one does not keep others waiting.
+
+    Raises:
+        OSError: another process holds it, or it cannot be made.
     """
     if fcntl is None:
         yield
@@ -95,7 +98,7 @@ def _claimed(part: Path) -> Iterator[None]:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise OSError(None, "another process is writing it") from None
+                raise OSError("another process is writing it") from None
             except OSError:  # a network's file system without locks
                 pass
             if _same_file(descriptor, part):  # else it was moved into place just now

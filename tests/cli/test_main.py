@@ -18,6 +18,7 @@ import torch
 from conftest import COUNTED, ROOT
 from tiny_run import TEXT, assert_same_tensors, exit_code, words
 
+from tinygpt.cli.arguments import Train
 from tinygpt.cli.main import main
 from tinygpt.config import GPTConfig, TrainConfig
 from tinygpt.finetuning.run import load_model, load_run
@@ -78,6 +79,17 @@ def test_train_prints_looks_and_a_sample(
     assert lines[10].startswith("the")
     assert lines[-1] == "Saved in runs/x. More: tinygpt generate --model runs/x"
     assert "x" not in err  # a bar at most
+
+
+def test_only_a_prompt_that_somebody_typed_can_be_too_long(
+    empty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(words(empty, "x", prompt=Train.prompt, out="runs"))
+    sample = capsys.readouterr().out.partition("A sample:\n\n")[2]
+    assert sample.startswith(Train.prompt[:3])
+    assert exit_code(words(empty, "y", prompt="whatever you say", out="runs")) == 2
+    assert "context holds 8" in capsys.readouterr().err
+    assert not Path("runs/y").exists()
 
 
 def test_train_without_a_name_numbers_its_runs(

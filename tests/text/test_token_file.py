@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,7 +166,33 @@ def test_what_was_begun_for_something_else_is_begun_anew(
     assert open_tokens(out, tokenizer).tolist() == tokenizer.encode(text)
 
 
+def test_two_that_prepare_one_file_do_not_mix(
+    here: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, fill = Path("a.tokens"), token_file._fill
+
+    def meanwhile(*given: Any) -> token_file.TokenFile:
+        with pytest.raises(UserError, match="another process is writing it"):
+            prepare_tokens("text.txt", out, tokenizer)
+        return fill(*given)
+
+    monkeypatch.setattr(token_file, "_fill", meanwhile)
+    prepare_tokens("text.txt", out, tokenizer)
+    assert open_tokens(out, tokenizer).tolist() == tokenizer.encode(SENTENCE * 5)
+
+
 # --- Bad input ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [0, 700, -1])
+def test_an_id_outside_the_vocabulary_is_found(
+    place: int, here: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_file, "BLOCK", 300)
+    prepare_tokens("text.txt", Path("a.tokens"), tokenizer)
+    np.memmap("a.tokens", "<u2", "r+", offset=HEAD)[place] = tokenizer.vocab_size
+    with pytest.raises(UserError, match=r"the token id 290, and .* 290 entries"):
+        open_tokens(Path("a.tokens"), tokenizer)
 
 
 def bad_head(**changes: object) -> bytes:

@@ -5,6 +5,8 @@ any module that does, so `--help` answers at once. What it leaves out: reading t
 (see `parsing`) and doing anything (see `main`).
 """
 
+import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,17 +31,31 @@ def _path(words: list[str]) -> Path:
     return Path(words[0])
 
 
-# Path("") is Path("."), so an empty word must be refused before it becomes a path.
-PathOption = Annotated[
-    Path,
-    PrimitiveConstructorSpec(
+def _file(words: list[str]) -> Path:
+    if words[0] and os.path.basename(words[0]) in ("", "."):  # noqa: PTH119
+        raise ValueError(f"{words[0]!r} is the name of a folder, not of a file")
+    return _path(words)
+
+
+def _typed(read: Callable[[list[str]], Path]) -> PrimitiveConstructorSpec[Any]:
+    """How tyro reads a path.
+
+    Path("") is Path("."), and Path("a/") is Path("a"), so a word must be refused before
+    it becomes a path.
+    """
+    return PrimitiveConstructorSpec(
         nargs=1,
         metavar="PATH",
-        instance_from_str=_path,
-        is_instance=lambda value: isinstance(value, Path),
+        instance_from_str=read,
+        is_instance=lambda value: value is None or isinstance(value, Path),
         str_from_instance=lambda path: [str(path)],
-    ),
-]
+    )
+
+
+PathOption = Annotated[Path, _typed(_path)]
+FileOption = Annotated[Path, _typed(_file)]
+# Of `FileOption | None`, tyro would say that a bad word is no type of the two.
+OptionalFile = Annotated[Path | None, _typed(_file)]
 
 
 @dataclass(frozen=True)
@@ -77,7 +93,7 @@ class RunOptions:
     """Folder that holds the runs."""
     resume: bool = False
     """Continue the run NAME, or the latest one, from its last checkpoint."""
-    config: PathOption | None = None
+    config: OptionalFile = None
     """JSON file of settings, such as any run's run.json; options override it."""
     tensorboard: bool = False
     """Also log the losses for TensorBoard (needs the package tensorboard)."""
@@ -214,7 +230,7 @@ class Tokenize:
     """Train a vocabulary on the first 90 % of this text (by name or file) instead."""
     vocab_size: int = 4096
     """Entries of the new vocabulary."""
-    save: PathOption | None = None
+    save: OptionalFile = None
     """File to write the new vocabulary to."""
 
 
@@ -227,7 +243,7 @@ class Prepare:
 
     text: Annotated[str, tyro.conf.Positional]
     """A text by name, file, folder or glob."""
-    out: PathOption
+    out: FileOption
     """The token file to write, NAME.tokens."""
     tokenizer: str = "handbook-4k"
     """handbook-4k, gpt2, cl100k_base, o200k_base, or a .tiktoken file."""

@@ -26,6 +26,7 @@ from tinygpt.cli.arguments import (
     FinetuneOptions,
     Generate,
     Info,
+    OptionalFile,
     PathOption,
     Runs,
     Tokenize,
@@ -75,7 +76,7 @@ class _Start:
     name: str | None = None
     out: PathOption = Path("runs")
     resume: bool = False
-    config: PathOption | None = None
+    config: OptionalFile = None
 
 
 def parse(words: Sequence[str]) -> Any:

@@ -35,8 +35,12 @@ def run_train(args: Train) -> None:
         old = _old_config(args, path)
         run = pretrain(path, args.model, config, resume=args.resume, world=world)
         llm = LLM(run.model, run.tokenizer, path)
-        if args.prompt:
-            llm.stream(args.prompt, 0)  # refused before training, not after
+        prompt = args.prompt
+        if prompt == Train.prompt:  # nobody asked for it: what the context holds
+            ids = run.tokenizer.encode(prompt)[: args.model.context_length]
+            prompt = run.tokenizer.decode(ids)
+        if prompt:
+            llm.stream(prompt, 0)  # refused before training, not after
         _follow(run, args, world, old)
     finally:
         world.stop()
@@ -49,9 +53,9 @@ def run_train(args: Train) -> None:
         f"perplexity {kept.perplexity:.1f} on the whole validation split, "
         f"in {run.trainer.seconds:.0f} s"
     )
-    if args.prompt:
+    if prompt:
         say("\nA sample:\n")
-        console.print_text(llm, Generate(prompt=args.prompt, seed=config.seed))
+        console.print_text(llm, Generate(prompt=prompt, seed=config.seed))
     say(f"\nSaved in {path}. More: tinygpt generate --model {path}")
 
 

@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Integer
 from tqdm import tqdm
 
-from tinygpt.errors import UserError
-from tinygpt.files import parse_json, require_readable, why
+from tinygpt.errors import UserError, require
+from tinygpt.files import claimed, parse_json, require_readable, why
 from tinygpt.text.corpora import find
 from tinygpt.text.parallel_encode import encode_pieces, pieces, require_splittable
 from tinygpt.text.tokenizer import Tokenizer
@@ -29,6 +29,7 @@ from tinygpt.text.tokenizer import Tokenizer
 SUFFIX = ".tokens"
 MAGIC = b"tinygpt tokens 1\n"
 HEAD = 1024  # bytes before the first id
+BLOCK = 1 << 20  # ids read at once
 SAVE_AFTER = 16  # pieces between two updates of the header
 
 Ids = Integer[np.ndarray, " N"]
@@ -131,7 +132,8 @@ def open_tokens(path: Path, tokenizer: Tokenizer) -> Ids:
     """The ids of a token file, memory-mapped: only what is used is read.
 
     Raises:
-        UserError: the file cannot be used, or `tokenizer` has another vocabulary.
+        UserError: the file cannot be used, `tokenizer` has another vocabulary, or an
+            id is none of it; to find that, all of them are read once.
     """
     told = read_head(path)
     if told.vocabulary != checksum(tokenizer):
@@ -141,7 +143,23 @@ def open_tokens(path: Path, tokenizer: Tokenizer) -> Ids:
             "prepare the text again"
         )
     dtype = np.dtype(told.dtype).newbyteorder("<")
+    highest = _highest(path, dtype)
+    require(
+        highest < tokenizer.vocab_size,
+        f"{path} is damaged (it holds the token id {highest:,}, and its vocabulary has "
+        f"{tokenizer.vocab_size:,} entries): prepare it again",
+    )
     return np.memmap(path, dtype, "r", offset=HEAD, shape=(told.tokens,))
+
+
+def _highest(path: Path, dtype: np.dtype) -> int:
+    """The highest id of a token file, read in blocks that leave memory at once."""
+    highest = 0
+    with path.open("rb") as file:
+        file.seek(HEAD)
+        while len(block := np.fromfile(file, dtype, BLOCK)):
+            highest = max(highest, int(block.max()))
+    return highest
 
 
 def prepare_tokens(
@@ -157,8 +175,8 @@ def prepare_tokens(
     that an earlier, killed call has done for the same text is not repeated.
 
     Raises:
-        UserError: the text cannot be used, `out` is there already, or cannot be
-            written.
+        UserError: the text cannot be used, `out` is there already, cannot be written,
+            or is being written by another process.
     """
     if out.suffix != SUFFIX:
         raise UserError(f"a token file is called NAME{SUFFIX}, not {out.name!r}")
@@ -166,8 +184,7 @@ def prepare_tokens(
     # `write_atomically` would discard the part if it fails; this one is resumed.
     part = out.with_name(f".{out.name}.part")
     try:
-        if os.path.lexists(out):
-            raise UserError(f"{out} is there already: remove it, or give another --out")
+        _require_free(out)
         files = find(name)
         facts = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
         fresh = TokenFile(
@@ -177,19 +194,30 @@ def prepare_tokens(
             sources=hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
             reached=[0, 0],
         )
-        told = _resume(part, fresh)
-        with part.open("r+b") as file:
-            told = _fill(file, told, files, tokenizer, workers, show_progress)
-        if told.tokens:
-            part.replace(out)
-            return told
-        part.unlink()
+        with claimed(part):
+            if os.path.lexists(out):  # another process was done just now
+                part.unlink()
+            _require_free(out)
+            told = _resume(part, fresh)
+            with part.open("r+b") as file:
+                told = _fill(file, told, files, tokenizer, workers, show_progress)
+            if told.tokens:
+                part.replace(out)
+                return told
+            part.unlink()
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
         raise UserError(
             f"cannot prepare {out} ({error}): correct that, then give the same command "
             "again to continue"
         ) from error
     raise UserError(f"{name} is empty: give a file with text in it")
+
+
+def _require_free(out: Path) -> None:
+    require(
+        not os.path.lexists(out),
+        f"{out} is there already: remove it, or give another --out",
+    )
 
 
 def _resume(part: Path, fresh: TokenFile) -> TokenFile:
