@@ -138,7 +138,7 @@ class TrainConfig:
     """handbook, support-chats, sales-textbook, tiny-shakespeare, a text file, folder or
     glob, or NAME.tokens as `tinygpt data prepare` makes it."""
     tokenizer: str = "handbook-4k"
-    """handbook-4k, gpt2, cl100k_base, o200k_base, or a .tiktoken file."""
+    """handbook-4k, course-4k, gpt2, cl100k_base, o200k_base, or a .tiktoken file."""
     steps: int | None = 300
     """Optimizer steps."""
     minutes: float | None = None

@@ -279,7 +279,7 @@ def test_load_text_downloads_a_corpus_by_name(server, cache, monkeypatch) -> Non
 # What ships, and what may be given instead.
 
 
-@pytest.mark.parametrize("name", ["handbook", "support-chats"])
+@pytest.mark.parametrize("name", ["handbook", "support-chats", "shop-chats"])
 def test_shipped_text_is_byte_for_byte_the_one_described(name: str) -> None:
     corpus = CORPORA[name]
     raw = shipped(corpus.filename).read_bytes()

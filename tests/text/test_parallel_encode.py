@@ -29,7 +29,8 @@ from tinygpt.text.parallel_encode import (
 )
 from tinygpt.text.tokenizer import Tokenizer
 
-PATTERNS = dict(zip(("ours", "gpt2", "cl100k", "o200k"), KNOWN_PATTERNS, strict=True))
+NAMES = ("ours", "digits", "gpt2", "cl100k", "o200k")
+PATTERNS = dict(zip(NAMES, KNOWN_PATTERNS, strict=True))
 SOURCE = (
     "it's the end.\n\nThe buyer's 1234 calls, the seller\n  listens...\n"
     "a   z\n\n\n \u6f22\u3002\n\u6f22.\r\n\r\n\t\tMuch\u00a0more, again. \n/\n"

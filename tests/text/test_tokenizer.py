@@ -169,7 +169,33 @@ def test_the_shipped_vocabulary_has_not_seen_the_validation_split(
     assert len(handbook.decode(ids[: len(ids) * 9 // 10])) > trained_on
 
 
+def test_the_courses_vocabulary_ends_with_its_special_tokens() -> None:
+    course = get_tokenizer("course-4k")
+    last = ("<|endoftext|>", "<|user|>", "<|assistant|>", "<|end|>")
+    assert course.special_tokens == {token: 4092 + i for i, token in enumerate(last)}
+    assert course.vocab_size == 4096 == len(course.ranks) + 4
+    assert course.encode("".join(last), allow_special=True) == [4092, 4093, 4094, 4095]
+
+
 # --- Encoding ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["72747", "order 72747", "(72747)", "a\n 72747 b"])
+def test_a_number_has_the_same_ids_wherever_it_stands(text: str) -> None:
+    """So a model can copy it digit by digit."""
+    course = get_tokenizer("course-4k")
+    number = [course.ranks[digit] for digit in (b"7", b"2", b"7", b"4", b"7")]
+    at = text.index("7")
+    before, after = text[:at], text[at + 5 :]
+    assert course.encode(text) == course.encode(before) + number + course.encode(after)
+
+
+@settings(deadline=None)
+@given(texts)
+def test_digits_encode_as_in_tiktoken(text: str) -> None:
+    course = get_tokenizer("course-4k")
+    assert course.encode(text) == course.to_tiktoken().encode_ordinary(text)
+    assert course.encode(text) == course.fast_encoder()(text)
 
 
 @settings(deadline=None)
@@ -590,7 +616,9 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["gpt3", "", "handbook"])
 def test_an_unknown_name_lists_the_names(name: str) -> None:
-    with pytest.raises(UserError, match="handbook-4k, gpt2, cl100k_base, o200k_base"):
+    with pytest.raises(
+        UserError, match="handbook-4k, course-4k, gpt2, cl100k_base, o200k_base"
+    ):
         get_tokenizer(name)
 
 

@@ -225,7 +225,7 @@ class Tokenize:
     ] = None
     """The text itself; standard input if not given."""
     tokenizer: str = "handbook-4k"
-    """handbook-4k, gpt2, cl100k_base, o200k_base, or a .tiktoken file."""
+    """handbook-4k, course-4k, gpt2, cl100k_base, o200k_base, or a .tiktoken file."""
     train_on: str | None = None
     """Train a vocabulary on the first 90 % of this text (by name or file) instead."""
     vocab_size: int = 4096
@@ -246,7 +246,7 @@ class Prepare:
     out: FileOption
     """The token file to write, NAME.tokens."""
     tokenizer: str = "handbook-4k"
-    """handbook-4k, gpt2, cl100k_base, o200k_base, or a .tiktoken file."""
+    """handbook-4k, course-4k, gpt2, cl100k_base, o200k_base, or a .tiktoken file."""
     workers: int | None = None
     """Processes that tokenize; one for each core if not given."""
 

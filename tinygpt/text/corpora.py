@@ -1,9 +1,9 @@
 """Texts by name, file, folder or glob: found, downloaded and read.
 
-Two texts ship with the course, two are downloaded on first use and verified; any UTF-8
-text file, folder or glob will do as well. Does not import torch, so that processes that
-only encode texts stay small. What it leaves out: everything after the text (see
-`tokenizer` and `dataset`).
+Some texts ship with the course, some are downloaded on first use and verified; any
+UTF-8 text file, folder or glob will do as well. Does not import torch, so that
+processes that only encode texts stay small. What it leaves out: everything after the
+text (see `tokenizer` and `dataset`).
 """
 
 import json
@@ -51,6 +51,14 @@ _ALL = (
         sha256="e2eb5b506a8bf08041f8888000a6b6648e8d3ca377c1fc7040745381165cd0c5",
         licence="CC0-1.0",
         what="537 conversations with a shop's support, for fine-tuning",
+    ),
+    Corpus(
+        name="shop-chats",
+        filename="shop_chats.jsonl",
+        bytes=1_381_765,
+        sha256="d9935ba5badacde06f093e312fc32520e7ac152c6032f55272e66cd4754e8246",
+        licence="CC0-1.0",
+        what="4,232 conversations with the support of one shop, with order numbers",
     ),
     Corpus(
         name="sales-textbook",

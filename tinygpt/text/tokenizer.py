@@ -33,6 +33,9 @@ from tinygpt.text.vocabulary_file import read_vocabulary, write_vocabulary
 # seen the validation split, which begins after 90 % of the tokens: that is later in the
 # text, because unseen text takes more tokens per character.
 DEFAULT_TOKENIZER = "handbook-4k"
+# What the shipped models of the course read: see resources/vocabulary.py.
+COURSE_TOKENIZER = "course-4k"
+SHIPPED_TOKENIZERS = (DEFAULT_TOKENIZER, COURSE_TOKENIZER)
 
 # OpenAI's vocabularies, and the files that tiktoken downloads for each.
 _BLOB = "https://openaipublic.blob.core.windows.net/"
@@ -42,7 +45,7 @@ OPENAI_FILES = {
     "cl100k_base": (f"{_BLOB}encodings/cl100k_base.tiktoken",),
     "o200k_base": (f"{_BLOB}encodings/o200k_base.tiktoken",),
 }
-TOKENIZER_NAMES = (DEFAULT_TOKENIZER, *OPENAI_FILES)
+TOKENIZER_NAMES = (*SHIPPED_TOKENIZERS, *OPENAI_FILES)
 
 _CACHED_WORDS = 1 << 18  # English repeats its words; random text must not fill memory
 _MOST_IDS = 1 << 22  # far above any vocabulary in use; o200k_base has 200,019 ids
@@ -286,9 +289,9 @@ class Tokenizer:
 def get_tokenizer(tokenizer: str | Path | Tokenizer) -> Tokenizer:
     """A tokenizer by name (`TOKENIZER_NAMES`) or from a .tiktoken file.
 
-    A `Tokenizer` is returned as it is. `handbook-4k` is shipped. tiktoken downloads the
-    others on first use and keeps them in TIKTOKEN_CACHE_DIR (or the system's temporary
-    folder).
+    A `Tokenizer` is returned as it is. `handbook-4k` and `course-4k` are shipped.
+    tiktoken downloads the others on first use and keeps them in TIKTOKEN_CACHE_DIR (or
+    the system's temporary folder).
 
     Raises:
         UserError: the name is unknown, the file bad, or the download failed.
@@ -296,7 +299,7 @@ def get_tokenizer(tokenizer: str | Path | Tokenizer) -> Tokenizer:
     if isinstance(tokenizer, Tokenizer):
         return tokenizer
     name = str(tokenizer)
-    if name == DEFAULT_TOKENIZER:
+    if name in SHIPPED_TOKENIZERS:
         return Tokenizer.load(shipped(f"{name}.tiktoken"))
     if name in OPENAI_FILES:
         return _from_tiktoken(name)
