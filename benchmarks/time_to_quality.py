@@ -24,8 +24,8 @@ import seed_demo
 from side_by_side import arguments, load, machine, median, pairs, ratio, row, save, span
 
 from tinygpt.presets import PRESETS
+from tinygpt.training.report import EvalReport
 from tinygpt.training.run import pretrain
-from tinygpt.training.trainer import EvalReport
 
 PRESET = PRESETS["tiny"]
 GOAL, LEAST = 250, 100  # times faster

@@ -176,6 +176,9 @@ class TrainConfig:
     """The part of the run, at its end, over which the learning rate falls."""
     final_lr_fraction: float = 0.0
     """The learning rate at the end, as a share of its peak."""
+    average_fraction: float = 0.0
+    """Evaluate and keep an average of the weights over about this share of the steps so
+    far; 0 keeps the weights themselves."""
     grad_clip: float = 0.0
     """Scale gradients down to this total length; 0 leaves them alone."""
     eval_interval: int = 50
@@ -202,7 +205,8 @@ class TrainConfig:
         check_types(self)
         at_least = {
             0: "lr embedding_lr head_lr muon_lr muon_momentum beta1 beta2 weight_decay "
-            "warmup_steps decay_fraction final_lr_fraction grad_clip seed",
+            "warmup_steps decay_fraction final_lr_fraction average_fraction grad_clip "
+            "seed",
             1: "steps batch_size grad_accumulation eval_interval eval_windows "
             "checkpoint_interval patience muon_steps",
         }
@@ -213,7 +217,7 @@ class TrainConfig:
                     value is None or value >= least,
                     f"{name} must be at least {least}, not {value}",
                 )
-        for name in ("decay_fraction", "final_lr_fraction"):
+        for name in ("decay_fraction", "final_lr_fraction", "average_fraction"):
             value = getattr(self, name)
             require(value <= 1, f"{name} is a share and at most 1, not {value}")
         for name in ("beta1", "beta2", "muon_momentum"):

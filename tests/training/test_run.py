@@ -18,9 +18,9 @@ from tinygpt.text.dataset import Batches
 from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
 from tinygpt.training.checkpoint import RunFolder
 from tinygpt.training.evaluation import Evaluation
+from tinygpt.training.report import EvalReport
 from tinygpt.training.run import Run, draw_in, pretrain
 from tinygpt.training.tensor_file import load_tensors, save_tensors
-from tinygpt.training.trainer import EvalReport
 
 
 @pytest.fixture(scope="module")

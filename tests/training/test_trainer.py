@@ -22,7 +22,8 @@ from tinygpt.text.dataset import Batches
 from tinygpt.training import trainer as trainer_module
 from tinygpt.training.evaluation import Evaluation, evaluate
 from tinygpt.training.loss import NextTokenLoss
-from tinygpt.training.trainer import EvalReport, Trainer
+from tinygpt.training.report import EvalReport
+from tinygpt.training.trainer import Trainer
 
 VOCAB_SIZE, CONTEXT, WIDTH = 11, 5, 6
 CONFIG = TrainConfig(
@@ -244,6 +245,27 @@ def test_chance_is_a_function_of_the_step_alone() -> None:
     assert_same_tensors(quiet.model.state_dict(), noisy.model.state_dict())
 
 
+def test_the_average_of_the_steps_is_what_reports_see_and_the_run_leaves() -> None:
+    plain, weights = make(), list[dict[str, Tensor]]()
+    for report in make(replace(CONFIG, eval_interval=1), model=plain.model).run():
+        if report.step:
+            weights.append({n: t.clone() for n, t in plain.model.state_dict().items()})
+    mean = weights[0]
+    for step, now in enumerate(weights[1:], start=2):
+        share = min(1.0, 1 / (0.25 * step))
+        mean = {name: t.lerp(now[name], share) for name, t in mean.items()}
+    averaged, seen = make(replace(CONFIG, average_fraction=0.25)), {}
+    for _ in averaged.run():
+        seen = {n: t.clone() for n, t in averaged.model.state_dict().items()}
+    assert_same_tensors(averaged.model.state_dict(), seen)
+    for name, t in mean.items():
+        torch.testing.assert_close(seen[name], t)
+    own = averaged.state()[0]  # what a run goes on from are the weights themselves
+    assert_same_tensors(
+        {name: own[f"model.{name}"] for name in seen}, plain.model.state_dict()
+    )
+
+
 # --- The reports ------------------------------------------------------------------
 
 
@@ -452,7 +474,13 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run() -> None:
 
 def with_everything() -> Trainer:
     """Muon, AdamW, dropout, a batch norm's buffers, a tied weight, a frozen one."""
-    config = replace(CONFIG, optimizer="muon", weight_decay=0.1, warmup_steps=2)
+    config = replace(
+        CONFIG,
+        optimizer="muon",
+        weight_decay=0.1,
+        warmup_steps=2,
+        average_fraction=0.3,
+    )
     model = tiny_model(dropout=0.3)
     model.append(nn.Linear(VOCAB_SIZE, VOCAB_SIZE).requires_grad_(False))
     model.insert(4, nn.Flatten(0, 1))

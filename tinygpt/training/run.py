@@ -28,9 +28,10 @@ from tinygpt.text.dataset import Batches
 from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
 from tinygpt.training.checkpoint import BASE, RunFolder
 from tinygpt.training.evaluation import Evaluation
+from tinygpt.training.report import EvalReport
 from tinygpt.training.tensor_file import trained
 from tinygpt.training.text_data import TextData
-from tinygpt.training.trainer import BatchSource, EvalReport, Trainer
+from tinygpt.training.trainer import BatchSource, Trainer
 
 BROKEN_STATE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
 

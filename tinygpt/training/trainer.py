@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -23,10 +23,12 @@ from tinygpt.errors import UserError
 from tinygpt.runtime import fsdp
 from tinygpt.runtime.device import gentle_interrupt, hide_bar, pick_dtype, set_threads
 from tinygpt.runtime.distributed import World
+from tinygpt.training.average import WeightAverage
 from tinygpt.training.evaluation import Evaluation
 from tinygpt.training.loss import NextTokenLoss
 from tinygpt.training.muon import Muon
 from tinygpt.training.optimizers import make_optimizers
+from tinygpt.training.report import EvalReport, Tally
 from tinygpt.training.schedule import lr_factor, position
 from tinygpt.training.state import gather_state, restore_state
 
@@ -44,61 +46,6 @@ class BatchSource(Protocol):
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, ...]:
         """The (ids, targets[, mask, positions]) of one step, ids and targets [B, T]."""
-
-
-@dataclass(frozen=True)
-class EvalReport:
-    """What an evaluation after `step` optimizer steps showed."""
-
-    step: int
-    training_loss: float
-    """Mean over all targets since the last report, in nats per token."""
-    validation: Evaluation
-    """On the whole validation split in the last report, else on a sample of it."""
-    selection_loss: float
-    """Nats per token on the sample, the same in every report: it decides `is_best`."""
-    is_best: bool
-    is_extra: bool
-    """Made because of Ctrl-C, out of turn: it decides nothing and is not for the log,
-    so that a run that goes on ends like one that was never stopped."""
-    is_last: bool
-    tokens_per_second: float
-    seconds: float
-    """Training time so far, earlier parts of a resumed run included."""
-    seconds_left: float
-
-    def __str__(self) -> str:
-        minutes, seconds = divmod(round(self.seconds_left), 60)
-        return (
-            f"Step: {self.step} Training Loss: {self.training_loss:.3f} "
-            f"Validation Loss: {self.validation.nats_per_token:.3f} | "
-            f"{self.validation.bits_per_byte:.3f} bits per byte | "
-            f"{self.tokens_per_second:,.0f} tokens/s | {minutes}:{seconds:02d} left"
-        )
-
-    def record(self) -> dict[str, Any]:
-        """The same as one line of a log."""
-        return {
-            "step": self.step,
-            "training_loss": self.training_loss,
-            "validation_loss": self.validation.nats_per_token,
-            "bits_per_byte": self.validation.bits_per_byte,
-            "perplexity": self.validation.perplexity,
-            "whole_split": self.validation.whole_split,
-            "selection_loss": self.selection_loss,
-            "tokens_per_second": self.tokens_per_second,
-            "seconds": self.seconds,
-        }
-
-
-@dataclass
-class Tally:
-    """What is counted from one report to the next, over all ranks."""
-
-    nats: float = 0.0
-    targets: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
 
 
 class Trainer:
@@ -146,6 +93,7 @@ class Trainer:
         if config.sharding == "full" and self.world.size > 1:
             fsdp.shard(self.loss, self.device.type, self.world.size)
         self.optimizers = make_optimizers(self.model, config, self.dtype)
+        self.average = WeightAverage(self.optimizers)
         self.step, self.seconds, self.tally = 0, 0.0, Tally()
         self.best, self.reports_since_best = math.inf, 0
         self.interrupted, self._clock = False, 0.0
@@ -163,6 +111,7 @@ class Trainer:
             UserError: a loss is not finite, or there is no target to validate on.
         """
         c, self.interrupted, loss = self.config, False, self._wrapped_loss()
+        self.average.use(False)
         self._clock = time.perf_counter()
         bar = tqdm(
             total=None if c.minutes else c.steps,
@@ -183,10 +132,12 @@ class Trainer:
                 asked = self.world.broadcast(float(ctrl_c()))  # all end together
                 self.interrupted = bool(asked) and not self.is_over
                 if in_turn or self.interrupted:
-                    report = self._report(is_extra=not in_turn)
-                    bar.set_postfix_str(f"loss {report.selection_loss:.3f}")
-                    yield report
+                    with self.average.in_use():
+                        report = self._report(is_extra=not in_turn)
+                        bar.set_postfix_str(f"loss {report.selection_loss:.3f}")
+                        yield report
                     self._clock = time.perf_counter()
+        self.average.use(True)
 
     @property
     def is_over(self) -> bool:
@@ -238,6 +189,8 @@ class Trainer:
                 group["lr"] = group["peak_lr"] * lr_factor(self.position, self.config)
             optimizer.step()
             optimizer.zero_grad()
+        if fraction := self.config.average_fraction:  # of the steps so far
+            self.average.add(min(1.0, 1 / (fraction * (self.step + 1))))
 
     def _report(self, is_extra: bool = False) -> EvalReport:
         """Evaluate; remember whether this is the best so far."""
@@ -317,7 +270,11 @@ class Trainer:
             "optimizer": self.config.optimizer,
             **self.choices(),
         }
-        return gather_state(self.model, self.optimizers), metadata
+        with self.average.in_use(False):
+            tensors = gather_state(self.model, self.optimizers)
+            if self.config.average_fraction:  # the weights' places are used again
+                tensors = {name: t.clone() for name, t in tensors.items()}
+        return tensors, metadata
 
     def load_state(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         """Go back to where `state` was taken.
@@ -328,6 +285,7 @@ class Trainer:
         try:
             if metadata["optimizer"] != self.config.optimizer:
                 raise ValueError(f"it was made with {metadata['optimizer']}")
+            self.average.use(False)
             restore_state(self.model, self.optimizers, tensors)
             self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
             self.tally, self.best = Tally(**metadata["tally"]), float(metadata["best"])

@@ -1,0 +1,64 @@
+"""What a training run tells at every evaluation.
+
+What it leaves out: when that is (see `trainer`), and where it is kept (see `run`).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tinygpt.training.evaluation import Evaluation
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """What an evaluation after `step` optimizer steps showed."""
+
+    step: int
+    training_loss: float
+    """Mean over all targets since the last report, in nats per token."""
+    validation: Evaluation
+    """On the whole validation split in the last report, else on a sample of it."""
+    selection_loss: float
+    """Nats per token on the sample, the same in every report: it decides `is_best`."""
+    is_best: bool
+    is_extra: bool
+    """Made because of Ctrl-C, out of turn: it decides nothing and is not for the log,
+    so that a run that goes on ends like one that was never stopped."""
+    is_last: bool
+    tokens_per_second: float
+    seconds: float
+    """Training time so far, earlier parts of a resumed run included."""
+    seconds_left: float
+
+    def __str__(self) -> str:
+        minutes, seconds = divmod(round(self.seconds_left), 60)
+        return (
+            f"Step: {self.step} Training Loss: {self.training_loss:.3f} "
+            f"Validation Loss: {self.validation.nats_per_token:.3f} | "
+            f"{self.validation.bits_per_byte:.3f} bits per byte | "
+            f"{self.tokens_per_second:,.0f} tokens/s | {minutes}:{seconds:02d} left"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """The same as one line of a log."""
+        return {
+            "step": self.step,
+            "training_loss": self.training_loss,
+            "validation_loss": self.validation.nats_per_token,
+            "bits_per_byte": self.validation.bits_per_byte,
+            "perplexity": self.validation.perplexity,
+            "whole_split": self.validation.whole_split,
+            "selection_loss": self.selection_loss,
+            "tokens_per_second": self.tokens_per_second,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass
+class Tally:
+    """What is counted from one report to the next, over all ranks."""
+
+    nats: float = 0.0
+    targets: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
