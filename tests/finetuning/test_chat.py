@@ -5,7 +5,11 @@ A model of two thin blocks stands in for GPT-2; what is proven does not depend o
 
 import json
 import math
+from collections.abc import Iterator
+from dataclasses import replace
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,18 +17,24 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_chat import CHAT, END, TOKENIZER, small_model, write_chats
+from torch import Tensor
 
 from tinygpt.config import IGNORE_INDEX
 from tinygpt.errors import UserError
+from tinygpt.finetuning import chat
 from tinygpt.finetuning.chat import (
     ChatData,
     PackedBatches,
+    answer,
     chat_prompt,
     cut_history,
     pack,
     render,
 )
+from tinygpt.llm import LLM
+from tinygpt.model.gpt import GPT
 from tinygpt.text.corpora import load_chats
+from tinygpt.training.evaluation import evaluate
 from tinygpt.training.loss import NextTokenLoss
 
 
@@ -162,6 +172,9 @@ def test_history_is_cut_by_whole_turns() -> None:
     assert cut_history(history, TOKENIZER, room + 1) == history
     with pytest.raises(UserError, match="fewer words"):
         cut_history(history, TOKENIZER, room=3)
+    instructed = [{"role": "system", "content": "Be brief."}, *QUESTION]
+    room = len(chat_prompt(QUESTION, TOKENIZER))
+    assert cut_history(instructed, TOKENIZER, room) == QUESTION
 
 
 def test_a_conversation_too_long_for_a_window_keeps_some_of_its_answer() -> None:
@@ -253,6 +266,59 @@ def test_a_sample_of_the_conversations_is_spread_and_says_so(chats: str) -> None
     assert sample.tokens < data.evaluate(model).tokens
     assert data.evaluate(model, windows=2) == data.evaluate(model)
     assert data.evaluate(model).whole_split
+
+
+def test_a_sample_takes_the_first_and_the_last_window(tmp_path: Path) -> None:
+    said = [[*QUESTION, {"role": "assistant", "content": "a" * n}] for n in range(40)]
+    data = ChatData(as_file(tmp_path / "a.jsonl", *said), TOKENIZER, window=50)
+    model = small_model()
+    ends = data.val[[0, len(data.val) - 1]]
+    expected = evaluate(model, [ends], TOKENIZER.byte_lengths)
+    assert len(data.val) == 4
+    assert data.evaluate(model, windows=2) == replace(expected, whole_split=False)
+
+
+# --- Answers -----------------------------------------------------------------------
+
+
+def test_an_answer_loses_its_first_space_and_the_end_mark(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def say(model: GPT, prompt: Tensor, n: int, **options: Any) -> Iterator[Tensor]:
+        asked.append((prompt.tolist(), n, options))
+        yield from torch.tensor([*TOKENIZER.encode(" On its way"), END])
+
+    monkeypatch.setattr(chat, "generate", say)
+    how: dict[str, Any] = {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "seed": 4}
+    said = list(answer(small_model(), TOKENIZER, QUESTION, 17, **how))
+    assert "".join(said) == "On its way"
+    assert len(said) > 2
+    prompt = [chat_prompt(QUESTION, TOKENIZER)]
+    assert asked == [(prompt, 17, how | {"stop_token": END})]
+
+
+def test_without_further_settings_it_answers_as_the_front_door_does() -> None:
+    own, door = signature(answer).parameters, signature(LLM.reply).parameters
+    for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed"):
+        assert own[name].default == door[name].default
+
+
+def test_a_quarter_of_the_context_is_kept_for_the_answer() -> None:
+    model = small_model(context_length=64)
+
+    def asked(n_tokens: int) -> list[dict[str, str]]:
+        """A question whose prompt has so many tokens."""
+        head = len(chat_prompt([{"role": "user", "content": "x"}], TOKENIZER)) - 1
+        return [{"role": "user", "content": "x" * (n_tokens - head)}]
+
+    list(answer(model, TOKENIZER, asked(48), max_new_tokens=1))
+    with pytest.raises(UserError, match="has 49 tokens, but the model has room for 48"):
+        list(answer(model, TOKENIZER, asked(49), max_new_tokens=1))
+
+
+# --- Bad input ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,13 @@ def test_layer_is_equation_3_and_starts_as_the_identity(bias: bool) -> None:
     assert layer.n_stacked == 1
 
 
+def test_the_first_matrix_starts_uniform_as_in_the_authors_code() -> None:
+    """Within 1 / sqrt(in) of zero, as torch's own linear layers."""
+    first = LoRALinear(nn.Linear(64, 5), rank=100, alpha=1.0).lora_a.detach()
+    assert first.abs().max().item() == pytest.approx(1 / 8, rel=0.01)
+    assert first.std().item() == pytest.approx(1 / 8 / 3**0.5, rel=0.05)
+
+
 def test_dropout_acts_on_the_adapter_only_and_in_training_only() -> None:
     linear, x = nn.Linear(7, 5), torch.randn(3, 7)
     layer = LoRALinear(linear, rank=2, alpha=4.0, dropout=0.5)
@@ -147,6 +154,17 @@ def test_merge_and_unmerge(model: GPT, ids: Tensor) -> None:
     assert_close(model(ids), adapted, rtol=1e-5, atol=1e-5)
     for name, parameter in model.named_parameters():
         assert_close(parameter, weights[name], rtol=0, atol=1e-6)
+
+
+def test_weights_that_train_can_be_merged_as_well(model: GPT, ids: Tensor) -> None:
+    add_lora(model, ALL, rank=3, alpha=5.0)
+    scramble(model)
+    model.requires_grad_(True)
+    adapted = model(ids)
+    for change in (merge, unmerge):
+        change(model)
+        assert_close(model(ids), adapted, rtol=1e-5, atol=1e-5)
+        assert model.blocks[0].attention.qkv.weight.is_leaf
 
 
 def test_merge_is_exact_in_double_precision(ids: Tensor) -> None:

@@ -102,7 +102,15 @@ def test_a_list_of_runs(copy: Path, finished: tuple[Path, Run]) -> None:
     assert first.parameters == finished[1].model.n_parameters()
     assert first.data.endswith("text.txt")
     assert first.date.startswith("20")
+    assert second.data == second.date == ""
+    assert (second.parameters, second.steps, second.bits_per_byte) == (0, 0, None)
     assert list_runs(copy / "nothing here") == []
+
+
+def test_a_run_without_a_log_has_no_steps_yet(copy: Path) -> None:
+    (copy / "log.jsonl").unlink()
+    (run,) = list_runs(copy.parent)
+    assert (run.steps, run.bits_per_byte, run.problem) == (0, None, "")
 
 
 def test_lines_of_steps_done_again_are_replaced(tmp_path: Path) -> None:
@@ -120,6 +128,26 @@ def test_a_model_that_no_run_trained(tmp_path: Path) -> None:
     again, tokenizer, metadata = RunFolder(tmp_path / "new").load_model()
     assert_same_tensors(again.state_dict(), model.state_dict())
     assert (tokenizer.vocab_size, metadata) == (VOCAB_SIZE, {})
+
+
+def test_the_weights_as_torch_alone_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, path = GPT(GPTConfig(VOCAB_SIZE, 8, 12, 2, 1)), tmp_path / "model-ckpt.pt"
+    RunFolder(tmp_path).save_plain(model, writes=False)  # another rank
+    assert not path.exists()
+    RunFolder(tmp_path).save_plain(model)
+    before = path.read_bytes()
+    assert_same_tensors(torch.load(path, weights_only=True), model.state_dict())
+
+    def full(state: object, part: Path) -> None:
+        part.write_bytes(b"half")
+        raise RuntimeError("unexpected pos 64 vs 0\nand where in C++")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"cannot write .*\(unexpected pos 64 vs 0\)"):
+        RunFolder(tmp_path).save_plain(model)
+    assert path.read_bytes() == before
 
 
 # --- Whose folder it is ------------------------------------------------------------
@@ -185,6 +213,22 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
         process.kill()
     with folder.locked():
         pass
+
+
+def test_folders_that_are_made_and_those_that_cannot_be(tmp_path: Path) -> None:
+    _, vocabulary = write_text(tmp_path)
+    tokenizer = Tokenizer.load(vocabulary)
+    RunFolder(tmp_path / "a" / "b").save_tokenizer(tokenizer)
+    RunFolder(tmp_path / "a" / "b").save_tokenizer(tokenizer)
+    assert (tmp_path / "a" / "b" / "tokenizer.tiktoken").exists()
+    with RunFolder(tmp_path / "c" / "d").locked():
+        assert (tmp_path / "c" / "d").is_dir()
+    for name in ("a\0b", vocabulary.name):
+        folder = RunFolder(tmp_path / name)
+        with pytest.raises(UserError, match="cannot write to"), folder.locked():
+            pass
+        with pytest.raises(UserError, match="cannot write to"):
+            folder.save_tokenizer(tokenizer)
 
 
 # --- Files that cannot be used -----------------------------------------------------

@@ -106,3 +106,11 @@ def test_a_constant_rate_that_lasts_longer_is_the_same_rate() -> None:
     told = rate_change(100, 60.0, flat, replace(flat, steps=200))
     assert told is not None
     assert "is 100% of its peak and follows" in told
+
+
+def test_a_rate_that_falls_is_told_like_one_that_rises() -> None:
+    flat = replace(SHORT, schedule="constant")
+    told = rate_change(50, 60.0, flat, SHORT)
+    assert told is not None
+    assert "is 50% of its peak instead of 100% and" in told
+    assert told.endswith("follows the new settings: its schedule is another.")

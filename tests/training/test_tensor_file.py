@@ -211,6 +211,14 @@ def test_sizes_are_compared_before_memory_is_taken(sizes: dict[str, Any]) -> Non
         tensor_file.require_fit(sketch(config, shapes, "run"), shapes, "file")
 
 
+def test_a_sketch_has_the_shapes_and_takes_no_memory() -> None:
+    model = small_gpt()
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    outline = sketch(model.config, shapes, "run")
+    assert {n: tuple(p.shape) for n, p in outline.named_parameters()} == shapes
+    assert all(p.is_meta for p in outline.parameters())
+
+
 def small_gpt(**other: Any) -> GPT:
     sizes = {"vocab_size": 13, "context_length": 5, "d_model": 8, "n_heads": 2}
     return GPT(GPTConfig(**sizes, n_layers=1, **other))
