@@ -4,7 +4,7 @@
 
    A table of shape [T, C] is a Float32Array of T * C numbers, one row after another;
    there is no batch axis. What it leaves out: training, dropout, reading any file but
-   those of tinygpt.formats.web, patterns other than GPT-2's. */
+   those of tinygpt.formats.web. */
 "use strict";
 (function define(root) {
 
@@ -19,11 +19,19 @@
 
   // --- text/bpe.py ------------------------------------------------------------------
 
-  // GPT-2's words. \s and \S are spelled out, as JavaScript counts other characters.
-  const GPT2_PATTERN = new RegExp(
-    String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
-      .replaceAll("\\s", "\\p{White_Space}").replaceAll("\\S", "\\P{White_Space}"), "gu");
   const CACHED_WORDS = 1 << 16;  // random text must not fill the memory
+
+  /** The pattern that splits a text into words. \s and \S are spelled out, as JavaScript
+      counts other characters. */
+  function compilePattern(pattern) {
+    const spelled = pattern.replaceAll("\\s", "\\p{White_Space}")
+      .replaceAll("\\S", "\\P{White_Space}");
+    try {
+      return new RegExp(spelled, "gu");
+    } catch (error) {
+      throw new UserError(`The model file has a pattern that is none (${error.message}): ${AGAIN}.`);
+    }
+  }
 
   /** The UTF-8 bytes of a text, each as one character U+0000 to U+00FF. */
   function toBytes(text) {
@@ -96,8 +104,9 @@
   /** A vocabulary: text -> ids and back. */
   class Tokenizer {
     /** `vocabulary[id]` are the token's bytes, one character each; null for a gap. */
-    constructor({ name, vocabulary, special_tokens }) {
+    constructor({ name, pattern, vocabulary, special_tokens }) {
       this.name = name;
+      this.words = compilePattern(pattern);
       this.ranks = new Map();
       vocabulary.forEach((token, id) => { if (token !== null) this.ranks.set(token, id); });
       this.specialTokens = new Map(Object.entries(special_tokens));
@@ -130,7 +139,7 @@
           ids.push(this.specialTokens.get(piece));
           continue;
         }
-        for (const [word] of piece.matchAll(GPT2_PATTERN)) {
+        for (const [word] of piece.matchAll(this.words)) {
           for (const id of this.cache.get(word) ?? this.encodeWord(word)) ids.push(id);
         }
       }
@@ -752,7 +761,7 @@
 
   // --- formats/web.py: the weight file ----------------------------------------------
 
-  const FORMAT = "tinygpt web 1";
+  const FORMAT = "tinygpt web 2";
   const START = "globalThis.tinygptModel = ";
   const LARGEST = 2 ** 27;  // bytes; more would keep a phone busy for minutes
   const AGAIN = "export it again with tinygpt export --format web";
@@ -799,8 +808,8 @@
     require(file?.format === FORMAT && typeof file.weights === "string",
       `This is no model file of the format "${FORMAT}": ${AGAIN}.`);
     const { config, tokenizer, tensors, weights } = file;
-    const { vocabulary, special_tokens: special } = tokenizer ?? {};
-    require(config && special &&
+    const { pattern, vocabulary, special_tokens: special } = tokenizer ?? {};
+    require(config && special && typeof pattern === "string" &&
       Array.isArray(tensors) && tensors.every((tensor) => Array.isArray(tensor?.[1])) &&
       Array.isArray(vocabulary) && vocabulary.every((t) => t === null || typeof t === "string"),
       `Parts of the model file are missing: ${AGAIN}.`);

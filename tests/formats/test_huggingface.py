@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -42,6 +43,7 @@ from tinygpt.formats.huggingface import export_gpt2, load_gpt2
 from tinygpt.generation.generate import generate
 from tinygpt.model.gpt import GPT
 from tinygpt.presets import PRESETS
+from tinygpt.text.bpe import DIGITS_PATTERN, GPT2_PATTERN, OUR_PATTERNS
 from tinygpt.text.bpe_training import train_bpe
 from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
 
@@ -339,6 +341,8 @@ PIECES = [
         "it's",
         " I'LL",
         "5th",
+        " 72747",
+        "  0",
         "the end",
         "naïve",
         "日本",
@@ -367,33 +371,46 @@ TEXTS = st.text(OLD, max_size=60) | st.lists(st.sampled_from(PIECES), max_size=1
 
 
 @functools.cache
-def both_tokenizers() -> tuple[Tokenizer, Any, Any]:
+def both_tokenizers(pattern: str = GPT2_PATTERN) -> tuple[Tokenizer, Any, Any]:
     """Ours, and transformers' two classes that read what we export."""
     text = (Path(__file__).parents[2] / "data" / "sales_handbook.txt").read_text(
         encoding="utf-8"
     )
     extra = (END, "<|user|>")
-    ours = train_bpe(text[:30_000] + "naïve 日本 日本 ", 600, special_tokens=extra)
+    text = text[:30_000] + "naïve 日本 日本 "
+    ours = train_bpe(text, 600, pattern, special_tokens=extra)
     model = GPT(GPTConfig(vocab_size=600, context_length=5, d_model=4, n_layers=1))
     with tempfile.TemporaryDirectory() as folder:
         export_gpt2(model, ours, folder)
         _, again = load_gpt2(folder)
-        assert again.ranks == ours.ranks
+        assert (again.ranks, again.pattern) == (ours.ranks, pattern)
         assert again.special_tokens == ours.special_tokens
         auto = AutoTokenizer.from_pretrained(folder)
         gpt2 = GPT2Tokenizer.from_pretrained(folder)
     return ours, auto, gpt2
 
 
+@pytest.mark.parametrize("pattern", OUR_PATTERNS)
 @settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
-@given(TEXTS)
-def test_tokenizer_equals_transformers(text: str) -> None:
-    ours, *theirs = both_tokenizers()
+@given(text=TEXTS)
+def test_tokenizer_equals_transformers(pattern: str, text: str) -> None:
+    ours, *theirs = both_tokenizers(pattern)
     ids = ours.encode(text, allow_special=True)
     for twin in theirs:
         assert twin(text).input_ids == ids
         assert twin.decode(ids, clean_up_tokenization_spaces=False) == text
     assert ours.decode(ids) == text
+
+
+def test_a_number_is_split_into_digits_though_an_entry_holds_two() -> None:
+    pattern, ranks = DIGITS_PATTERN, BYTES.ranks | {b"12": 256}
+    ours = Tokenizer("digits", ranks, pattern, {END: 257})
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(ours)))
+    text = "order 1212, #12 ١٢½"
+    assert 256 not in ours.encode(text)
+    assert theirs.encode(text).ids == ours.encode(text)
+    assert ours.to_tiktoken().encode_ordinary(text) == ours.encode(text)
+    assert ours.fast_encoder()(text) == ours.encode(text)
 
 
 @settings(deadline=None, max_examples=100)
@@ -406,15 +423,20 @@ def test_any_ids_decode_the_same(ids: list[int]) -> None:
         assert decoded == ours.decode(ids)
 
 
-def test_transformers_own_file_reads_back(tmp_path: Path) -> None:
-    """What its GPT2Tokenizer writes, and the file's older spelling of merges."""
-    ours, _, gpt2 = both_tokenizers()
-    gpt2.save_pretrained(tmp_path)
+@pytest.mark.parametrize("pattern", OUR_PATTERNS)
+def test_transformers_own_file_reads_back(pattern: str, tmp_path: Path) -> None:
+    """What its classes write, and the file's older spelling of merges.
+
+    GPT2Tokenizer always writes GPT-2's pattern.
+    """
+    ours, auto, gpt2 = both_tokenizers(pattern)
+    (gpt2 if pattern == GPT2_PATTERN else auto).save_pretrained(tmp_path)
     path = tmp_path / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     for spelling in ("as it is", "before 2024"):
         read = read_tokenizer_json(path, "again")
         assert (read.name, read.ranks) == ("again", ours.ranks), spelling
+        assert read.pattern == pattern
         assert read.special_tokens == ours.special_tokens
         merges = [" ".join(pair) for pair in content["model"]["merges"]]
         edit(path, model=content["model"] | {"merges": merges})
@@ -433,6 +455,10 @@ def test_byte_letters_are_gpt2s() -> None:
         ({"normalizer": {"type": "NFC"}}, "its normalizer has type = \"NFC\""),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "pre_tokenizer has type"),
         ({"pre_tokenizer": None}, "pre_tokenizer has type = null"),
+        (
+            {"pre_tokenizer": {"type": "Sequence", "pretokenizers": []}},
+            'pre_tokenizer has type = "Sequence"',
+        ),
         (
             {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}},
             "pre_tokenizer has add_prefix_space = true",
@@ -645,7 +671,7 @@ def test_only_gpt2_shaped_models_are_exported(tmp_path: Path) -> None:
     by_letter = Tokenizer("letters", BYTES.ranks, pattern=r"(?s:.)")
     clash = Tokenizer("clash", BYTES.ranks, special_tokens={"A": 256})
     for tokenizer, sentence in (
-        (by_letter, "'letters' does not split words as GPT-2 does"),
+        (by_letter, "'letters' splits words neither as handbook-4k"),
         (clash, "special token 'A' is spelled like an entry"),
     ):
         with pytest.raises(UserError, match=sentence):

@@ -31,6 +31,7 @@ from tinygpt.formats.web import characters, export_web
 from tinygpt.generation.generate import generate, window_start
 from tinygpt.generation.sampling import next_token_probabilities
 from tinygpt.model.gpt import GPT
+from tinygpt.text.bpe import DIGITS_PATTERN
 from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
 
 STATIC = Path(__file__).resolve().parents[2] / "book" / "_static"
@@ -379,8 +380,9 @@ def test_every_number_arrives(tmp_path: Path) -> None:
 
 
 @needs_node
-def test_texts_of_all_kinds_become_the_same_tokens(tmp_path: Path) -> None:
-    tokenizer = get_tokenizer("handbook-4k")
+@pytest.mark.parametrize("name", ["handbook-4k", "course-4k"])
+def test_texts_of_all_kinds_become_the_same_tokens(name: str, tmp_path: Path) -> None:
+    tokenizer = get_tokenizer(name)
     path = export_web(random_model(small(vocab_size=4096)), tokenizer, tmp_path)
     dice = random.Random(5)
     assigned = [chr(c) for c in range(0x11_0000) if unicodedata.category(chr(c)) < "Cn"]
@@ -393,6 +395,7 @@ def test_texts_of_all_kinds_become_the_same_tokens(tmp_path: Path) -> None:
     ]
     texts += ["", "\ud800", "a\udfff b", "a" * 100_000, "word " * 20_000, "\u202e" * 9]
     texts += ["a" + "ab" * 50 + "b", "\x00" * 999, f"x{END}{END} y"]
+    texts += ["order 72747, #72747", "\n 5  06½²٣", "<|user|>1<|end|><|assistant|> 2"]
     code = """const { tokenizer } = read(words[0]);
     return given.map((text) => [false, true].map((special) => {
       const ids = tokenizer.encode(text, special);
@@ -404,6 +407,18 @@ def test_texts_of_all_kinds_become_the_same_tokens(tmp_path: Path) -> None:
             assert answer["ids"] == ids, text[:80]
             decoded = tokenizer.decode(ids)
             assert answer["text"].encode() == decoded.encode(), text[:80]
+
+
+@needs_node
+def test_a_number_is_split_into_digits_though_an_entry_holds_two(
+    tmp_path: Path,
+) -> None:
+    tokenizer = Tokenizer("digits", RANKS | {b"12": 256}, DIGITS_PATTERN, {END: 257})
+    path = export_web(random_model(small()), tokenizer, tmp_path)
+    text = "order 1212, #12 ١٢½"
+    code = "return read(words[0]).tokenizer.encode(given);"
+    assert run_node(code, path, given=text) == tokenizer.encode(text)
+    assert 256 not in tokenizer.encode(text)
 
 
 @needs_node
@@ -635,6 +650,8 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "nothing": (edit(lambda c: c.clear()), "no model file"),
     "no tokenizer": (edit(lambda c: c.update(tokenizer=None)), "missing"),
     "strange tensors": (edit(lambda c: c.update(tensors=[7])), "missing"),
+    "no pattern": (put("tokenizer", pattern=None), "missing"),
+    "a strange pattern": (put("tokenizer", pattern="(a"), "pattern that is none"),
     "strange tokens": (put("tokenizer", vocabulary=[1]), "missing"),
     "a byte missing": (put("tokenizer", vocabulary=["a"]), "no entry for the byte"),
     "too many tokens": (put("tokenizer", vocabulary=["a"] * 300), "more ids"),
@@ -684,7 +701,9 @@ def test_a_model_that_the_page_cannot_run_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, model = tmp_path / "new", random_model(small())
-    refuse(model, replace(BYTES, pattern=r"\S+|\s+"), folder, "splits words as GPT-2")
+    refuse(
+        model, replace(BYTES, pattern=r"\S+|\s+"), folder, "splits words as handbook-4k"
+    )
     few = random_model(small(vocab_size=200))
     refuse(few, BYTES, folder, "257 ids, the model only 200")
     adapted = random_model(small())

@@ -1,20 +1,21 @@
 """A byte-pair tokenizer as Hugging Face's tokenizer.json, and back.
 
 `tokenizer_json` describes our `Tokenizer` so that the library tokenizers gives the same
-ids; `read_tokenizer_json` reads such a file if it works as GPT-2's does. One exception:
-the libraries have Unicode tables of their own, and split characters that one of them
-does not know yet into other words (tokenizers 0.23 knows Unicode 16, regex 2026.11 a
-later version, with the letter U+088F, for instance). What it leaves out: every other
-kind of tokenizer, which it refuses.
+ids; `read_tokenizer_json` reads such a file if it works as GPT-2's does, or splits
+words by another of `bpe.OUR_PATTERNS`. One exception: the libraries have Unicode tables
+of their own, and split characters that one of them does not know yet into other words
+(tokenizers 0.23 knows Unicode 16, regex 2026.11 a later version, with the letter
+U+088F, for instance). What it leaves out: every other kind of tokenizer, which it
+refuses.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-from tinygpt.errors import UserError
+from tinygpt.errors import UserError, require
 from tinygpt.files import read_json
-from tinygpt.text.bpe import GPT2_PATTERN
+from tinygpt.text.bpe import GPT2_PATTERN, OUR_PATTERNS
 from tinygpt.text.tokenizer import Tokenizer
 
 # The settings that affect the ids of a text, as GPT-2 has them; None: may be absent.
@@ -51,6 +52,24 @@ def _spell(token: bytes, letters: dict[int, str]) -> str:
     return token.decode("latin-1").translate(letters)
 
 
+def _byte_level(use_regex: bool = True) -> dict[str, Any]:
+    return {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": use_regex,
+    }
+
+
+def _pre_tokenizer(pattern: str) -> dict[str, Any]:
+    """What splits a text into words: GPT-2's pattern is built in, others are given."""
+    if pattern == GPT2_PATTERN:
+        return _byte_level()
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+    steps = [split | {"invert": False}, _byte_level(use_regex=False)]
+    return {"type": "Sequence", "pretokenizers": steps}
+
+
 def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
     letters = byte_letters()
     return [(_spell(a, letters), _spell(b, letters)) for a, b in tokenizer.merges()]
@@ -63,11 +82,13 @@ def read_tokenizer_json(path: Path, name: str) -> Tokenizer:
         UserError: the file is damaged, or describes another kind of tokenizer.
     """
     raw = read_json(path)
+    words = raw.get("pre_tokenizer")
+    pattern = next((p for p in OUR_PATTERNS if words == _pre_tokenizer(p)), None)
     other = f"{path} is not a byte-pair tokenizer of GPT-2's kind"
     for (part, key), allowed in _SCHEME.items():
         section = raw.get(part)
         found = section.get(key) if isinstance(section, dict) else section
-        if found not in allowed:
+        if found not in allowed and not (pattern and part == "pre_tokenizer"):
             value = json.dumps(found)[:200]
             raise UserError(f"{other}: its {part} has {key} = {value}.")
     byte_of = {letter: byte for byte, letter in byte_letters().items()}
@@ -93,7 +114,7 @@ def read_tokenizer_json(path: Path, name: str) -> Tokenizer:
         raise UserError(f"{other}: {type(error).__name__} {error}.") from error
     if takes_more:
         raise UserError(f"{other}: {takes_more[0]} takes more than its own letters.")
-    tokenizer = Tokenizer(name, ranks, GPT2_PATTERN, special)
+    tokenizer = Tokenizer(name, ranks, pattern or GPT2_PATTERN, special)
     if listed != _merges(tokenizer):
         raise UserError(f"{other}: its merges are not in the order of their ids.")
     return tokenizer
@@ -106,14 +127,15 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     `encode(text, allow_special=True)`.
 
     Raises:
-        UserError: words are not split as GPT-2 splits them, or a special token is
+        UserError: the pattern is not among `bpe.OUR_PATTERNS`, or a special token is
             spelled like an entry.
     """
-    if tokenizer.pattern != GPT2_PATTERN:
-        raise UserError(
-            f"Tokenizer {tokenizer.name!r} does not split words as GPT-2 does: use one "
-            "with GPT-2's pattern for a model that is to be exported."
-        )
+    require(
+        tokenizer.pattern in OUR_PATTERNS,
+        f"Tokenizer {tokenizer.name!r} splits words neither as handbook-4k nor as "
+        "course-4k does: use one with such a pattern for a model that is to be "
+        "exported.",
+    )
     letters, special = byte_letters(), tokenizer.special_tokens
     vocab = {_spell(token, letters): id for token, id in tokenizer.ranks.items()}
     if clash := sorted(vocab.keys() & special):
@@ -121,12 +143,6 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
             f"The special token {clash[0]!r} is spelled like an entry of the tokenizer "
             f"{tokenizer.name!r}: give it another name."
         )
-    byte_level = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": True,
-    }
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {
         "version": "1.0",
@@ -137,9 +153,9 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
             for token, id in sorted(special.items(), key=lambda entry: entry[1])
         ],
         "normalizer": None,
-        "pre_tokenizer": byte_level,
-        "post_processor": byte_level | {"trim_offsets": False},
-        "decoder": byte_level,
+        "pre_tokenizer": _pre_tokenizer(tokenizer.pattern),
+        "post_processor": _byte_level() | {"trim_offsets": False},
+        "decoder": _byte_level(),
         "model": {
             "type": "BPE",
             "dropout": None,

@@ -4,7 +4,7 @@
 weights to a global name: a page opened from a file may run a script, but not fetch
 data. Behind the assignment stands plain JSON, so a file dropped on the page is read
 without running it. What it leaves out: quantised weights, adapters (merge them first),
-patterns other than GPT-2's.
+patterns that are not among `bpe.OUR_PATTERNS`.
 
 One UTF-16 character per weight. UTF-8 would not do: a character carries less than 7.2
 bits per byte there, so 16 bits take 2.24 bytes or more. In UTF-16 only the surrogates
@@ -26,11 +26,11 @@ from tinygpt.config import asdict
 from tinygpt.errors import UserError, require
 from tinygpt.files import write_atomically
 from tinygpt.model.gpt import GPT
-from tinygpt.text.bpe import GPT2_PATTERN
+from tinygpt.text.bpe import OUR_PATTERNS
 from tinygpt.text.tokenizer import Tokenizer
 
 FILE = "model.js"
-FORMAT = "tinygpt web 1"
+FORMAT = "tinygpt web 2"
 START = "globalThis.tinygptModel = "
 LARGEST = 1 << 27  # bytes of file or of cache; tinygpt.js draws the same line
 VOCABULARY = 1 << 22  # bytes kept free for it; GPT-2's takes less than 1 MiB
@@ -67,6 +67,7 @@ def _vocabulary(tokenizer: Tokenizer) -> dict[str, Any]:
         tokens[i] = token.decode("latin-1")
     return {
         "name": tokenizer.name,
+        "pattern": tokenizer.pattern,
         "vocabulary": tokens,
         "special_tokens": tokenizer.special_tokens,
     }
@@ -80,9 +81,9 @@ def script(model: GPT, tokenizer: Tokenizer) -> bytes:
     """
     c = model.config
     require(
-        tokenizer.pattern == GPT2_PATTERN,
-        f"The page splits words as GPT-2 does, the tokenizer {tokenizer.name!r} in "
-        "another way: train with one that keeps GPT-2's pattern, such as handbook-4k.",
+        tokenizer.pattern in OUR_PATTERNS,
+        f"The page splits words as handbook-4k or course-4k does, the tokenizer "
+        f"{tokenizer.name!r} in another way: train with one that has such a pattern.",
     )
     require(
         tokenizer.vocab_size <= c.vocab_size,

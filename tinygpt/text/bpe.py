@@ -24,13 +24,13 @@ GPT2_PATTERN = (
 # The same, but a digit is a word of its own, and the space before it another: a number
 # has the same ids wherever it stands, and can be copied digit by digit.
 DIGITS_PATTERN = GPT2_PATTERN.replace(r" ?\p{N}+", r"\p{N}")
+OUR_PATTERNS = (GPT2_PATTERN, DIGITS_PATTERN)  # those that other formats can express
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _CONTRACTED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 # Patterns known to run in linear time and to match every character: our two, and those
 # of gpt2, cl100k_base and o200k_base as tiktoken writes them.
 KNOWN_PATTERNS = (
-    GPT2_PATTERN,
-    DIGITS_PATTERN,
+    *OUR_PATTERNS,
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
     r"|\s++$|\s+(?!\S)|\s",
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
