@@ -193,8 +193,9 @@ def test_a_conversation_too_long_for_a_window_keeps_some_of_its_answer() -> None
     longer = [long[0], {"role": "assistant", "content": "word " * 50}]
     ids, own = render(longer, TOKENIZER)
     answer_at = own.index(True)
-    (row,) = pack([longer], TOKENIZER, window=24).ids.tolist()
-    assert row == ids[answer_at - 12 : answer_at + 12]  # half before, half after
+    for window in (23, 24):  # half before, half after
+        (row,) = pack([longer], TOKENIZER, window).ids.tolist()
+        assert row == ids[answer_at - 12 : answer_at - 12 + window]
 
 
 @settings(max_examples=25, deadline=None)
@@ -223,6 +224,7 @@ def test_conversations_without_an_answer_are_left_out_and_counted() -> None:
     only = pack([CHAT], TOKENIZER, window=64)
     assert packed.left_out == 3
     assert only.left_out == 0
+    assert (only.ids[only.documents == -1] == END).all()  # what fills the window
     for mine, theirs in zip(packed[:], only[:], strict=True):
         assert torch.equal(mine, theirs)
     assert len(pack([QUESTION, []], TOKENIZER, window=64)) == 0
@@ -250,6 +252,7 @@ def test_the_end_mark_counts_in_the_loss_but_not_as_text(tmp_path: Path) -> None
     mine = [i for i in range(len(ids) - 1) if own[i + 1]]
     words = [i for i in mine if ids[i + 1] != END]
     assert len(mine) == len(words) + 2
+    assert data.n_tokens == len(ids) - 1  # of the training part, which is the other
     assert result.tokens == len(mine)
     per_token = sum(nats[i] for i in mine) / len(mine)
     assert result.nats_per_token == pytest.approx(per_token, abs=1e-5)
@@ -264,7 +267,8 @@ def test_a_sample_of_the_conversations_is_spread_and_says_so(chats: str) -> None
     sample = data.evaluate(model, windows=1)
     assert not sample.whole_split
     assert sample.tokens < data.evaluate(model).tokens
-    assert data.evaluate(model, windows=2) == data.evaluate(model)
+    for windows in (2, 99):
+        assert data.evaluate(model, windows) == data.evaluate(model)
     assert data.evaluate(model).whole_split
 
 

@@ -229,6 +229,8 @@ def test_folders_that_are_made_and_those_that_cannot_be(tmp_path: Path) -> None:
             pass
         with pytest.raises(UserError, match="cannot write to"):
             folder.save_tokenizer(tokenizer)
+    with pytest.raises(UserError, match="cannot write to"):
+        RunFolder(vocabulary).require_new()
 
 
 # --- Files that cannot be used -----------------------------------------------------

@@ -182,6 +182,9 @@ def test_a_header_that_claims_to_be_huge(tmp_path: Path) -> None:
     path.write_bytes((2**62).to_bytes(8, "little") + bytes(99))
     with pytest.raises(UserError, match="its header would have"):
         load_tensors(path)
+    header(path, {"__metadata__": {"filler": "x" * 2**20}})
+    with pytest.raises(UserError, match="its header would have 1,048,6"):
+        load_tensors(path)
 
 
 def test_a_header_nested_deep(tmp_path: Path) -> None:
@@ -217,6 +220,13 @@ def test_a_sketch_has_the_shapes_and_takes_no_memory() -> None:
     outline = sketch(model.config, shapes, "run")
     assert {n: tuple(p.shape) for n, p in outline.named_parameters()} == shapes
     assert all(p.is_meta for p in outline.parameters())
+
+
+def test_the_largest_table_is_the_limit() -> None:
+    shapes = {"a": (1,)}
+    sketch(GPTConfig(13, 2**14, 2**14, n_layers=1), shapes, "run")
+    with pytest.raises(UserError, match="a context of 16,385 tokens with 16,384 numb"):
+        sketch(GPTConfig(13, 2**14 + 1, 2**14, n_layers=1), shapes, "run")
 
 
 def small_gpt(**other: Any) -> GPT:

@@ -84,7 +84,7 @@ class Packed:
     targets: Int[Tensor, "N T"]
     documents: Int[Tensor, "N T"]
     positions: Int[Tensor, "N T"]
-    left_out: int = 0
+    left_out: int
     """Conversations without an answer, of which nothing can be learned."""
 
     def __len__(self) -> int:
