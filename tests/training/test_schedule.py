@@ -101,11 +101,13 @@ def test_what_other_settings_do_to_the_rate(
         assert re.search(words, told)
 
 
-def test_a_constant_rate_that_lasts_longer_is_the_same_rate() -> None:
-    flat = replace(SHORT, schedule="constant")
-    told = rate_change(100, 60.0, flat, replace(flat, steps=200))
-    assert told is not None
-    assert "is 100% of its peak and follows" in told
+def test_a_constant_rate_is_the_same_however_long_the_run_is() -> None:
+    flat = replace(SHORT, steps=200, schedule="constant")
+    assert rate_change(100, 60.0, flat, flat) is None
+    for steps in (100, 400):
+        told = rate_change(100, 60.0, flat, replace(flat, steps=steps))
+        assert told is not None
+        assert "is 100% of its peak and follows" in told
 
 
 def test_a_rate_that_falls_is_told_like_one_that_rises() -> None:
