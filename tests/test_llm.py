@@ -79,8 +79,20 @@ def test_the_end_mark_stops_and_is_not_written(
         assert stop_token == stop
         yield from torch.tensor([*llm.tokenizer.encode(" seller"), stop])
 
-    monkeypatch.setattr("tinygpt.llm.generate", short)
+    monkeypatch.setattr("tinygpt.generation.continuation.generate", short)
     assert llm.generate("the") == "the seller"
+
+
+def test_samples_are_the_texts_of_seeds_in_a_row(llm: LLM) -> None:
+    texts = llm.samples("the", 3, 20, seed=4, temperature=0.9)
+    alone = [llm.generate("the", 20, seed=i, temperature=0.9) for i in (4, 5, 6)]
+    assert texts == alone
+    assert len(set(texts)) == 3
+    assert llm.samples("the", 2, 0) == ["the", "the"]
+    assert len(llm.samples("the", 2, 3)) == 2  # without a seed
+    for n in (0, 257):
+        with pytest.raises(UserError, match=f"samples must be from 1 to 256, not {n}"):
+            llm.samples("the", n)
 
 
 @pytest.mark.parametrize(

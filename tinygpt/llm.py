@@ -7,11 +7,10 @@ What it leaves out: all work. Each method calls the module of the course that do
 import shutil
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
-
-import torch
 
 from tinygpt.config import FinetuneConfig, GPTConfig
 from tinygpt.errors import UserError, require
@@ -19,8 +18,7 @@ from tinygpt.finetuning import run as finetuning
 from tinygpt.finetuning.chat import Message, answer
 from tinygpt.finetuning.lora import merge, remove_lora
 from tinygpt.finetuning.run import MODEL_NAMES, load_model
-from tinygpt.generation.generate import generate
-from tinygpt.generation.streaming import stream_text
+from tinygpt.generation.continuation import continue_samples, continue_text
 from tinygpt.model.gpt import GPT
 from tinygpt.presets import PRESETS
 from tinygpt.settings import check_sampling, closest, override, run_path
@@ -92,36 +90,32 @@ class LLM:
         Raises:
             UserError: as `generate`, at once and not at the first piece.
         """
-        check_sampling(max_new_tokens, temperature, top_k, top_p, seed)
-        stop = self.tokenizer.end_of_text
-        tokens = generate(
+        pieces = continue_text(
             self.model,
-            torch.tensor([self._prompt_ids(prompt)], device=self.model.device),
-            max_new_tokens,
+            self.tokenizer,
+            prompt,
+            max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
             seed=seed,
-            stop_token=stop,
             use_cache=use_cache,
         )
+        return chain([prompt], pieces)
 
-        def pieces() -> Iterator[str]:
-            yield prompt
-            ids = (int(token) for token in tokens)
-            yield from stream_text((i for i in ids if i != stop), self.tokenizer)
+    def samples(
+        self, prompt: str, n: int, max_new_tokens: int = 100, **options: Any
+    ) -> list[str]:
+        """`n` texts for one prompt, written together: sooner than one after another.
 
-        return pieces()
-
-    def _prompt_ids(self, prompt: str) -> list[int]:
-        ids, length = self.tokenizer.encode(prompt), self.config.context_length
-        require(bool(ids), "the prompt is empty: give the model a word to go on with")
-        require(
-            len(ids) <= length,
-            f"the prompt has {len(ids)} tokens, but the model's context holds "
-            f"{length}: give it a shorter prompt",
+        The first is that of `generate`, the next has `seed` + 1, and so on; arguments
+        and errors are those of `generate`.
+        """
+        options = {"temperature": 0.8, "top_k": 50, "top_p": None, "seed": None} | (
+            options | {"max_new_tokens": max_new_tokens}
         )
-        return ids
+        texts = continue_samples(self.model, self.tokenizer, prompt, n, **options)
+        return [prompt + text for text in texts]
 
     def reply(
         self,

@@ -94,6 +94,7 @@ def check_sampling(
     top_k: int | None,
     top_p: float | None,
     seed: int | None,
+    samples: int = 1,
 ) -> None:
     """Refuse, before a model is loaded, what cannot choose a next token.
 
@@ -106,5 +107,6 @@ def check_sampling(
         ("top_k", top_k, top_k is None or top_k >= 1, "at least 1"),
         ("top_p", top_p, top_p is None or 0 < top_p <= 1, "above 0 and at most 1"),
         ("seed", seed, seed is None or 0 <= seed < 2**63, "from 0 to 2**63 - 1"),
+        ("samples", samples, 1 <= samples <= 256, "from 1 to 256"),
     ):
         require(good, f"{name} must be {bounds}, not {value}")

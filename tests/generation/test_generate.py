@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tinygpt.config import GPTConfig
 from tinygpt.fast.decode_numpy import NumpyDecoder
 from tinygpt.fast.decode_torch import TorchDecoder
-from tinygpt.generation.generate import generate, window_start
+from tinygpt.generation.generate import generate, last_logits, window_start
 from tinygpt.generation.sampling import next_token_probabilities, sample_next_token
 from tinygpt.generation.streaming import stream_text
 from tinygpt.model.gpt import GPT
@@ -114,10 +114,10 @@ def test_at_temperature_zero_nothing_is_drawn() -> None:
     """Chance is left as it was, so that what is drawn next does not depend on it."""
     generator = torch.Generator().manual_seed(5)
     before = generator.get_state()
-    token = sample_next_token(LOGITS, 0.0, generator=generator)
+    token = sample_next_token(LOGITS, 0.0, generators=[generator])
     assert token.tolist() == [1]
     assert torch.equal(generator.get_state(), before)
-    sample_next_token(LOGITS, 1.0, generator=generator)
+    sample_next_token(LOGITS, 1.0, generators=[generator])
     assert not torch.equal(generator.get_state(), before)
 
 
@@ -234,7 +234,7 @@ def test_frequencies_match_the_probabilities(options: dict) -> None:
     """Chi-square of 20,000 draws; 6 degrees of freedom exceed 28 once in 10,000."""
     n, logits = 20_000, torch.tensor([[0.3, -1.2, 2.0, 0.0, 1.1, -0.4, 0.9]])
     generator = torch.Generator().manual_seed(11)
-    draws = sample_next_token(logits.expand(n, 7), **options, generator=generator)
+    draws = sample_next_token(logits.expand(n, 7), **options, generators=[generator])
     counts = torch.bincount(draws, minlength=7).double()
     expected = n * next_token_probabilities(logits, **options)[0].double()
     assert (counts[expected == 0] == 0).all()
@@ -323,6 +323,32 @@ def test_rows_of_a_batch_do_not_touch_each_other() -> None:
     for row in range(B):
         alone = text(gpt, ids[row : row + 1], 16, temperature=0.0)
         assert [step[row] for step in together] == [step[0] for step in alone]
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_samples_are_what_their_seeds_draw_alone(use_cache: bool) -> None:
+    """Also past the context, and until all of them have reached the end."""
+    gpt, ids = model(8), torch.randint(V, (B, 3))
+    options = {"temperature": 0.9, "use_cache": use_cache, "stop_token": 4}
+    together = torch.tensor(text(gpt, ids, 30, seed=7, samples=3, **options))
+    assert together.shape[1] == 3 * B
+    for i in range(3):
+        alone = torch.tensor(text(gpt, ids, 30, seed=7 + i, **options))
+        rows = together[:, i * B : (i + 1) * B]
+        assert torch.equal(rows[: len(alone)], alone)
+        assert (rows[len(alone) :] == 4).all()
+
+
+@pytest.mark.parametrize("cap", [0.0, 15.0])
+def test_a_prompt_computes_the_logits_of_its_last_position(cap: float) -> None:
+    gpt, ids, seen = model(8, logit_softcap=cap), torch.randint(V, (B, 5)), []
+    with torch.no_grad():
+        expected = gpt(ids)[:, -1]
+    ours = last_logits(gpt, ids, None)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+    with gpt.head.register_forward_hook(lambda *a: seen.append(a[1][0].shape)):
+        next(generate(gpt, ids, 1, samples=2))
+    assert seen == [(B, 1, C)]
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -171,8 +171,14 @@ class Generate(Sampling, ModelChoice):
 
     prompt: str = "The salesperson"
     """The text to continue."""
+    samples: int = 1
+    """Write so many texts at once, with the seeds SEED, SEED + 1 and so on; a line of
+    dashes stands between two of them."""
     cache: bool = True
     """Keep keys and values of past tokens: the same text, sooner."""
+
+    def __post_init__(self) -> None:
+        check_sampling(**self.options(), samples=self.samples)
 
 
 @dataclass

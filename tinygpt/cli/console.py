@@ -143,12 +143,19 @@ def _handler(handler: Any) -> Iterator[None]:
 def print_text(llm: Any, args: Generate) -> None:
     """Print the prompt and what the model writes after it, piece by piece.
 
+    Several samples are written at once, and printed when all are done.
+
     Raises:
         UserError: the prompt is empty or too long.
     """
-    for piece in llm.stream(args.prompt, **args.options(), use_cache=args.cache):
-        write(piece)
-    say()
+    options = args.options() | {"use_cache": args.cache}
+    if args.samples == 1:
+        for piece in llm.stream(args.prompt, **options):
+            write(piece)
+        say()
+    else:
+        texts = llm.samples(args.prompt, args.samples, **options)
+        say(f"\n{20 * '-'}\n".join(texts))
 
 
 # --- Conversations -------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """From logits to text.
 
 Read `sampling` (one next token), `generate` (one after another), `streaming` (text from
-ids as they are made). Left out: conversations (see `tinygpt.finetuning.chat`).
+ids as they are made), `continuation` (what follows a prompt, once or several times).
+Left out: conversations (see `tinygpt.finetuning.chat`).
 """

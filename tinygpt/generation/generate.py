@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tinygpt.fast.decode_numpy import NumpyDecoder
 from tinygpt.fast.decode_torch import TorchDecoder
+from tinygpt.fast.plain import is_plain_part
 from tinygpt.generation.sampling import sample_next_token
 from tinygpt.model.kv_cache import KVCache
 
@@ -71,6 +72,30 @@ def make_decoder(
     return None
 
 
+def last_logits(
+    model: LanguageModel, ids: Int[Tensor, "B T"], cache: KVCache | None
+) -> Float[Tensor, "B V"]:
+    """Logits for the token after the last of `ids`; a plain `GPT` makes no others."""
+    if not is_plain_part(model, "GPT"):
+        return model(ids, cache=cache)[:, -1]
+    gpt: Any = model
+    x = gpt.features(ids, cache=cache)[:, -1:]  # [B, 1, C]
+    return gpt.softcap(gpt.head(x))[:, 0]
+
+
+def new_generators(
+    seed: int | None, n: int, device: torch.device
+) -> list[torch.Generator]:
+    """Random generators with the seeds `seed`, `seed` + 1, ...; or with a fresh one."""
+    generators = [torch.Generator(device) for _ in range(n)]
+    for i, generator in enumerate(generators):
+        if seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(seed + i)
+    return generators
+
+
 def generate(
     model: LanguageModel,
     ids: Int[Tensor, "B T"],
@@ -82,8 +107,14 @@ def generate(
     seed: int | None = None,
     stop_token: int | None = None,
     use_cache: bool = True,
-) -> Iterator[Int[Tensor, " B"]]:
+    samples: int = 1,
+) -> Iterator[Int[Tensor, " S*B"]]:
     """Continue the texts `ids`; every step yields the next token of each row.
+
+    With S `samples`, each of the B texts is read once and continued S times: rows 0 to
+    B - 1 are the first continuation of each text, the next B rows the second, drawn
+    with `seed` + 1, and so on. Each is what that seed would draw alone (up to rounding:
+    more rows are computed in another order).
 
     Past its context length the model sees the window that begins at `window_start`,
     with the cache and without it, so both give the same tokens. Dropout is off while a
@@ -100,6 +131,7 @@ def generate(
         seed: of a random generator for this call; fresh if None.
         stop_token: the end of a text.
         use_cache: keep keys and values in place of recomputing them.
+        samples: how often each text is continued.
 
     Raises:
         ValueError: `ids` is empty, longer than the context, or not in the vocabulary;
@@ -110,14 +142,11 @@ def generate(
         raise ValueError(
             f"a prompt needs 1 to {context_length} tokens, not {ids.size(1)}"
         )
-    generator = torch.Generator(device=ids.device)
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
+    generators = new_generators(seed, samples, ids.device)
     cache, start = model.new_cache(ids.size(0)) if use_cache else None, 0
-    decoder = make_decoder(model, ids.size(0)) if use_cache else None
-    done = torch.zeros(ids.size(0), dtype=torch.bool, device=ids.device)
+    n_rows = samples * ids.size(0)
+    decoder = make_decoder(model, n_rows) if use_cache else None
+    done = torch.zeros(n_rows, dtype=torch.bool, device=ids.device)
     for _ in range(max_new_tokens):
         moved = window_start(ids.size(1), context_length)
         if cache and moved != start:
@@ -130,10 +159,13 @@ def generate(
             if decoder and past and fresh.size(1) == 1:
                 logits = decoder(fresh, cache)[:, -1]
             else:
-                logits = model(fresh, cache=cache)[:, -1]
+                logits = last_logits(model, fresh, cache)
         if was_training:
             model.train(True)
-        token = sample_next_token(logits, temperature, top_k, top_p, generator)
+        if len(ids) < n_rows:  # the prompt has been read
+            ids, logits = ids.repeat(samples, 1), logits.repeat(samples, 1)
+            cache = cache and cache.repeat(samples)
+        token = sample_next_token(logits, temperature, top_k, top_p, generators)
         if stop_token is not None:
             token = token.masked_fill(done, stop_token)
             done |= token == stop_token

@@ -4,6 +4,7 @@ What it leaves out: beam search, penalties for repetition.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -95,9 +96,12 @@ def sample_next_token(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    generator: torch.Generator | None = None,
+    generators: Sequence[torch.Generator | None] = (None,),
 ) -> Int[Tensor, " B"]:
     """Draw one token per row from `next_token_probabilities`; the same arguments.
+
+    With N generators, each draws for the next B / N rows, as it would draw for these
+    rows alone; None is PyTorch's own.
 
     Raises:
         ValueError: as `next_token_probabilities`.
@@ -107,4 +111,9 @@ def sample_next_token(
         _check_options(temperature, top_k, top_p)
         return logits.argmax(dim=-1)
     probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+    parts = probabilities.chunk(len(generators))
+    drawn = [
+        torch.multinomial(rows, 1, generator=generator)
+        for rows, generator in zip(parts, generators, strict=True)
+    ]
+    return torch.cat(drawn).squeeze(1)

@@ -107,7 +107,7 @@ class GPT(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return self.token_embedding.weight.device
+        return next(self.parameters()).device
 
     def n_parameters(self) -> int:
         """The number of learned parameters; a tied head counts once."""
@@ -122,7 +122,7 @@ class GPT(nn.Module):
             c.n_heads,
             c.context_length,
             c.head_dim,
-            like=self.token_embedding.weight,
+            like=next(self.parameters()),
         )
 
     def embed(

@@ -84,3 +84,13 @@ class KVCache:
     def advance(self, n_tokens: int) -> None:
         """Count `n_tokens` more as in use, after every layer has appended them."""
         self.length += n_tokens
+
+    def repeat(self, n: int) -> "KVCache":
+        """A cache for `n` continuations of each text; text b's i-th is row i B + b."""
+        layers, heads, head_dim = self.model_shape
+        rows, length = n * self.batch_size, self.context_length
+        cache = KVCache(layers, rows, heads, length, head_dim, like=self.table)
+        used = self.table[..., : self.length, :]
+        cache.table[..., : self.length, :] = used.repeat(1, 1, n, 1, 1, 1)
+        cache.length = self.length
+        return cache
