@@ -169,7 +169,7 @@ def test_generate_streams(
             yield piece
             seen.append((piece, capsys.readouterr().out))
 
-    monkeypatch.setattr("tinygpt.llm.stream_text", watched)
+    monkeypatch.setattr("tinygpt.generation.continuation.stream_text", watched)
     main(["generate", "--prompt", "the", "--max-new-tokens", "9", "--seed", "4"])
     assert seen[0][1] == "the" + seen[0][0]
     assert all(shown.endswith(piece) for piece, shown in seen)
@@ -203,7 +203,7 @@ def test_generate_stops_at_the_end_of_the_text_and_does_not_print_it(
         assert stop_token == tokenizer.end_of_text
         yield from torch.tensor([*tokenizer.encode(" seller"), stop_token])
 
-    monkeypatch.setattr("tinygpt.llm.generate", short)
+    monkeypatch.setattr("tinygpt.generation.continuation.generate", short)
     main(["generate", "--prompt", "the"])
     assert capsys.readouterr().out == "the seller\n"
 
