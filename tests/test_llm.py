@@ -70,6 +70,24 @@ def test_generate_is_the_pieces_of_stream(llm: LLM) -> None:
     )
 
 
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_smaller_weights_write_and_are_evaluated(weights: str, tmp_path: Path) -> None:
+    plain, small = tinygpt.load("tiny"), LLM.load("tiny", weights=weights)
+    assert repr(small) == repr(plain)
+    text = tmp_path / "text.txt"
+    text.write_text(200 * "The salesperson asks the customer what is wanted. ")
+    lost = small.evaluate(text).bits_per_byte - plain.evaluate(text).bits_per_byte
+    assert abs(lost) < 0.02
+    assert small.generate("The", 5, seed=1).startswith("The")
+    sentence = f"weights in {weights} can neither be saved nor trained"
+    with pytest.raises(UserError, match=sentence):
+        small.save(tmp_path / "saved")
+    with pytest.raises(UserError, match=sentence):
+        tinygpt.finetune(small, text)
+    with pytest.raises(UserError, match="weights are float32, bfloat16, int8, not 'x'"):
+        tinygpt.load("tiny", weights="x")
+
+
 def test_the_end_mark_stops_and_is_not_written(
     llm: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,13 +14,15 @@ from typing import Any
 
 from tinygpt.config import FinetuneConfig, GPTConfig
 from tinygpt.errors import UserError, require
+from tinygpt.fast.quantized import WEIGHTS, convert_weights
 from tinygpt.finetuning import run as finetuning
 from tinygpt.finetuning.chat import Message, answer
 from tinygpt.finetuning.lora import merge, remove_lora
-from tinygpt.finetuning.run import MODEL_NAMES, load_model
+from tinygpt.finetuning.run import find_run, load_model
 from tinygpt.generation.continuation import continue_samples, continue_text
 from tinygpt.model.gpt import GPT
 from tinygpt.presets import PRESETS
+from tinygpt.runtime.memory import n_parameters
 from tinygpt.settings import check_sampling, closest, override, run_path
 from tinygpt.text.tokenizer import Tokenizer
 from tinygpt.training.checkpoint import RunFolder
@@ -36,7 +38,10 @@ class LLM:
         model: the `GPT`.
         tokenizer: its `Tokenizer`.
         folder: where its run is kept; None if it has none.
+        weights: how a weight is stored: float32, bfloat16 or int8 (see `load`).
     """
+
+    weights: str = "float32"
 
     def __init__(
         self, model: GPT, tokenizer: Tokenizer, folder: Path | None = None
@@ -49,7 +54,7 @@ class LLM:
         return self.model.config
 
     def __repr__(self) -> str:
-        return f"LLM({self.model.n_parameters():,} parameters, {self.tokenizer.name})"
+        return f"LLM({n_parameters(self.config):,} parameters, {self.tokenizer.name})"
 
     def generate(self, prompt: str, max_new_tokens: int = 100, **options: Any) -> str:
         """The prompt and what the model writes after it.
@@ -177,9 +182,11 @@ class LLM:
         """Write model and tokenizer into `folder`, for `load`.
 
         Raises:
-            UserError: the folder cannot be written, or holds a run.
+            UserError: the folder cannot be written, or holds a run; the weights are
+                not float32.
         """
         path = Path(folder)
+        self._require_float32()
         require(str(folder) != "", "the name of the folder is empty")
         require(
             not (path / "last.safetensors").exists() and not path.is_file(),
@@ -187,13 +194,20 @@ class LLM:
         )
         RunFolder(path).save_model(self.model, self.tokenizer)
 
+    def _require_float32(self) -> None:
+        require(
+            self.weights == "float32",
+            f"a model with weights in {self.weights} can neither be saved nor trained: "
+            "load it without them",
+        )
+
     @classmethod
-    def load(cls, name: str | Path) -> "LLM":
+    def load(cls, name: str | Path, weights: str = "float32") -> "LLM":
         """As `tinygpt.load`."""
-        return load(name)
+        return load(name, weights)
 
 
-def load(name: str | Path) -> LLM:
+def load(name: str | Path, weights: str = "float32") -> LLM:
     """A model by name or from a folder.
 
     Args:
@@ -201,30 +215,21 @@ def load(name: str | Path) -> LLM:
             larger sizes or distilgpt2, downloaded from Hugging Face once; a folder that
             `LLM.save`, a run or transformers' GPT-2 wrote; or the name of a run in
             ./runs.
+        weights: float32, bfloat16 (half the memory) or int8 (a quarter), for writing
+            and evaluation only.
 
     Raises:
-        UserError: there is no such model, or a file of it cannot be used.
+        UserError: there is no such model, a file of it cannot be used, or there are no
+            such weights.
     """
+    known = ", ".join(WEIGHTS)
+    require(weights in WEIGHTS, f"weights are {known}, not {weights!r}")
     source = find_run(name)
     folder = Path(source) if RunFolder(source).exists else None
-    return LLM(*load_model(source), folder=folder)
-
-
-def find_run(name: str | Path, out: Path = Path("runs")) -> str | Path:
-    """`out/name` if that is a run and nothing else has the name; or `name` itself.
-
-    Raises:
-        UserError: the name is empty, or a path that cannot be looked up.
-    """
-    require(str(name) != "", "the name of the model is empty")
-    try:
-        if str(name) in MODEL_NAMES or Path(name).stat():
-            return name
-    except (FileNotFoundError, NotADirectoryError):
-        return out / name if RunFolder(out / name).exists else name
-    except (OSError, ValueError) as error:  # too long, a loop of links, no permission
-        raise UserError(f"cannot read {name}: {error}") from error
-    return name
+    llm = LLM(*load_model(source), folder=folder)
+    convert_weights(llm.model, weights)
+    llm.weights = weights
+    return llm
 
 
 def train(
@@ -301,6 +306,7 @@ def finetune(
     """
     base = None
     if isinstance(model, LLM):
+        model._require_float32()
         base, source = (model.model, model.tokenizer), str(model.folder or "")
     else:
         source = str(find_run(model))

@@ -143,7 +143,7 @@ class ModelChoice:
 
 @dataclass
 class Sampling:
-    """How the next token is chosen."""
+    """How the next token is chosen, and with which weights."""
 
     max_new_tokens: int = 100
     """Most tokens to generate."""
@@ -155,6 +155,8 @@ class Sampling:
     """Sample from the most likely tokens that together have this probability only."""
     seed: int | None = None
     """The same seed gives the same text again."""
+    weights: Literal["float32", "bfloat16", "int8"] = "float32"
+    """How a weight is stored: in four bytes, in two, or in one."""
 
     def __post_init__(self) -> None:
         check_sampling(**self.options())

@@ -35,24 +35,24 @@ from tinygpt.presets import PRESETS
 from tinygpt.runtime.device import calm_threads
 
 
-def _load(args: ModelChoice) -> Any:
+def _load(args: ModelChoice, weights: Any = "float32") -> Any:
     """The model that the user means: by name, or the latest run."""
     calm_threads()
     name = args.model if args.model is not None else latest_run()
     from tinygpt.llm import load
 
-    return load(name)
+    return load(name, weights)
 
 
 def run_generate(args: Generate) -> None:
     """Stream a text from a trained model."""
-    console.print_text(_load(args), args)
+    console.print_text(_load(args, args.weights), args)
 
 
 def run_chat(args: Chat) -> None:
     """One conversation in the terminal, until /quit or the end of input."""
     require(sys.stdin is not None, "standard input is closed: nothing can be said")
-    llm = _load(args)
+    llm = _load(args, args.weights)
     say(f"This is {args.model or llm.folder}. {console.CHAT_COMMANDS},")
     say("Ctrl-C stops an answer.")
     console.converse(llm, args)

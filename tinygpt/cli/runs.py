@@ -62,8 +62,8 @@ def run_train(args: Train) -> None:
 def run_finetune(args: Finetune) -> None:
     """Fine-tune, printing every evaluation; then answer the same questions twice."""
     calm_threads()
-    from tinygpt.finetuning.run import PROMPTS, finetune
-    from tinygpt.llm import find_run, load
+    from tinygpt.finetuning.run import PROMPTS, find_run, finetune
+    from tinygpt.llm import load
     from tinygpt.text.corpora import holds_chats
 
     world = World.from_environment()

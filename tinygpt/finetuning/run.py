@@ -57,6 +57,23 @@ KEPT = (  # settings that a resumed run cannot change
 # --- Loading ----------------------------------------------------------------------
 
 
+def find_run(name: str | Path, out: Path = Path("runs")) -> str | Path:
+    """`out/name` if that is a run and nothing else has the name; or `name` itself.
+
+    Raises:
+        UserError: the name is empty, or a path that cannot be looked up.
+    """
+    require(str(name) != "", "the name of the model is empty")
+    try:
+        if str(name) in MODEL_NAMES or Path(name).stat():
+            return name
+    except (FileNotFoundError, NotADirectoryError):
+        return out / name if RunFolder(out / name).exists else name
+    except (OSError, ValueError) as error:  # too long, a loop of links, no permission
+        raise UserError(f"cannot read {name}: {error}") from error
+    return name
+
+
 def load_model(source: str | Path) -> tuple[GPT, Tokenizer]:
     """A model by one of `MODEL_NAMES`, from a run folder, or in GPT-2's format.
 
