@@ -17,7 +17,7 @@ from tinygpt.files import shipped
 from tinygpt.finetuning.run import load_run
 from tinygpt.model.gpt import GPT
 from tinygpt.text.bpe_training import train_bpe
-from tinygpt.text.tokenizer import Tokenizer
+from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
 from tinygpt.training.checkpoint import RunFolder, list_runs
 from tinygpt.training.run import Run, pretrain
 from tinygpt.training.tensor_file import load_state_dict, load_tensors
@@ -213,6 +213,12 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
         process.kill()
     with folder.locked():
         pass
+
+
+def test_a_run_keeps_the_vocabularys_pattern_and_special_tokens(tmp_path: Path) -> None:
+    course = get_tokenizer("course-4k")
+    RunFolder(tmp_path / "run").save_tokenizer(course)
+    assert Tokenizer.load(tmp_path / "run" / "tokenizer.tiktoken") == course
 
 
 def test_folders_that_are_made_and_those_that_cannot_be(tmp_path: Path) -> None:
