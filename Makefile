@@ -85,6 +85,7 @@ LITGPT := litgpt==0.5.13 lightning==2.6.6 lightning-utilities==0.15.3 \
 .venv/.dev: EXTRAS := [dev,hub,book]
 .venv/.bench: .venv/.dev
 	@$(BIN)/python -m pip install --quiet --no-deps --target .venv/litgpt --upgrade $(LITGPT)
+	@$(BIN)/python -m pip install --quiet "ctranslate2>=4.8"
 	@touch $@
 .venv/.core .venv/.book .venv/.dev: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("TinyGPT needs Python 3.10 or newer: make PYTHON=python3.12")'

@@ -20,7 +20,15 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 LITGPT = Path(__file__).parent.parent / ".venv" / "litgpt"  # `make bench` puts it there
-PACKAGES = ("torch", "transformers", "litgpt", "tokenizers", "tiktoken", "numpy")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "ctranslate2",
+    "litgpt",
+    "tokenizers",
+    "tiktoken",
+    "numpy",
+)
 
 
 def processor() -> str:

@@ -34,7 +34,9 @@ def test_threads_are_calmed_unless_the_user_has_spoken(
     if before is None:
         monkeypatch.delenv("OMP_WAIT_POLICY")
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
     calm_threads()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "2"
     assert os.environ["OMP_WAIT_POLICY"] == after
     assert os.environ["GOMP_SPINCOUNT"] == "7"
 
