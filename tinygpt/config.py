@@ -135,10 +135,11 @@ class TrainConfig:
     """One training run: what to read, how to step, when to evaluate."""
 
     data: str = "handbook"
-    """handbook, support-chats, sales-textbook, tiny-shakespeare, a text file, folder or
-    glob, or NAME.tokens as `tinygpt data prepare` makes it."""
-    tokenizer: str = "handbook-4k"
-    """handbook-4k, course-4k, gpt2, cl100k_base, o200k_base, or a .tiktoken file."""
+    """handbook, stories or another text that `tinygpt data` lists, a text file, folder
+    or glob, or NAME.tokens as `tinygpt data prepare` makes it."""
+    tokenizer: str = "auto"
+    """auto (learned from the training part of the text), handbook-4k, course-4k, gpt2,
+    cl100k_base, o200k_base, or a .tiktoken file."""
     steps: int | None = 300
     """Optimizer steps."""
     minutes: float | None = None

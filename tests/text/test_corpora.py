@@ -403,7 +403,7 @@ def test_home_folder_is_expanded(folder: Path, monkeypatch) -> None:
         ("latin1.txt", b"caf\xe9 au lait", "not UTF-8 text (byte 0xe9 at offset 3)"),
         ("utf16.txt", "né".encode("utf-16"), "not UTF-8 text (byte 0xff at offset 0)"),
         ("cut.jsonl", b'\n{"messages": [', "cut.jsonl line 2 is not a chat like"),
-        ("other.jsonl", b'{"text": "Hello"}', "other.jsonl line 1 is not a chat"),
+        ("other.jsonl", b'{"texts": "Hello"}', "other.jsonl line 1 is not a chat"),
         ("list.jsonl", b"[1, 2]", "list.jsonl line 1 is not a chat"),
         (
             "number.jsonl",
@@ -437,7 +437,7 @@ def test_bad_files(tmp_path: Path, name: str, content: bytes, sentence: str) -> 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("handbok", "no corpus, file or folder named 'handbok'.*handbook, support-"),
+        ("handbok", "no corpus, file or folder named 'handbok'.*handbook, stories"),
         ("", "no corpus, file or folder named ''"),
         ("missing.txt", "no corpus, file or folder named 'missing.txt'"),
         ("none-*.txt", r"none-\*.txt holds no matching files"),

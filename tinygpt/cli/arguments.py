@@ -65,8 +65,8 @@ class TrainOptions(TrainConfig):
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[TEXT]")] = (
         "handbook"
     )
-    """handbook, sales-textbook, tiny-shakespeare, support-chats, a text file, folder or
-    glob, or NAME.tokens as `tinygpt data prepare` makes it."""
+    """handbook, stories or another text that `tinygpt data` lists, a text file, folder
+    or glob, or NAME.tokens as `tinygpt data prepare` makes it."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ processes that only encode texts stay small. What it leaves out: everything afte
 text (see `tokenizer` and `dataset`).
 """
 
-import json
 import os
 from dataclasses import dataclass
 from glob import has_magic
@@ -16,8 +15,7 @@ from pathlib import Path
 from tinygpt.errors import UserError
 from tinygpt.files import shipped, why
 from tinygpt.text.downloads import download
-
-Conversation = list[dict[str, str]]  # messages, each with "role" and "content"
+from tinygpt.text.jsonl import Conversation, parse_chats, parse_lines, plain_text
 
 TEXT_SUFFIXES = {".txt", ".md", ".jsonl"}
 
@@ -43,6 +41,14 @@ _ALL = (
         sha256="ac8439fc0a4c1632897c1bbec9db85b786ffa97c2a620e9b52ba14a008926cc5",
         licence="CC0-1.0",
         what="a handbook on selling, written for this course: the default",
+    ),
+    Corpus(
+        name="stories",
+        filename="stories.txt",
+        bytes=2_747_314,
+        sha256="c5eecd71feba57cc9fec7ca1188b756396448fc486b20f00182cd4fb698b50db",
+        licence="CC0-1.0",
+        what="3,473 very short stories in simple words, written for this course",
     ),
     Corpus(
         name="support-chats",
@@ -80,6 +86,16 @@ _ALL = (
         url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/"
         "tinyshakespeare/input.txt",
     ),
+    Corpus(
+        name="tinystories",
+        filename="tinystories.txt",
+        bytes=19_447_282,
+        sha256="94e431816c4cce81ff71e4408ff8d3bda9a42e8d2663986697c3954288cb38b4",
+        licence="not shipped: CDLA-Sharing-1.0",
+        what="22,000 short stories written by GPT-4, from Hugging Face",
+        url="https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main/"
+        "TinyStories-valid.txt",
+    ),
 )
 CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in _ALL}
 
@@ -106,8 +122,8 @@ def load_text(name_or_path: str) -> str:
     r"""The text of a corpus by name, of a file, of a folder, or of a glob of files.
 
     A folder gives all its .txt, .md and .jsonl files, also those in folders below,
-    sorted by path; several files are joined by a newline. A .jsonl file of chat
-    `messages` becomes plain text, a message per line, a blank line between chats:
+    sorted by path; several files are joined by a newline. A .jsonl file becomes plain
+    text, with a blank line between two of its documents (see `read_lines`):
     "User: Can I pay later?\nAssistant: Yes, within 30 days.\n".
 
     Raises:
@@ -216,7 +232,7 @@ def load_chats(name_or_path: str) -> list[Conversation]:
         UserError: a file is missing, unreadable or empty, or a line is not a chat.
     """
     paths = find(name_or_path)
-    chats = [chat for path in paths for chat in _parse_chats(_decode(path), path)]
+    chats = [chat for path in paths for chat in parse_chats(_decode(path), path)]
     if not chats:
         raise UserError(f"{name_or_path} is empty: give a file with chats in it.")
     return chats
@@ -225,21 +241,34 @@ def load_chats(name_or_path: str) -> list[Conversation]:
 def read(path: Path, begin: int = 0, end: int | None = None) -> str:
     """The text of one file, or of a part of it, from byte `begin` to before `end`.
 
-    Chats become a message per line with a blank line between them; a part of them must
-    begin and end where a line does, and what follows must contain a chat.
+    The documents of a .jsonl file have a blank line between them; a part of it must
+    begin and end where a line does, and what follows must hold a document.
 
     Raises:
         UserError: the file cannot be read, is not UTF-8 text, or a line of a .jsonl
             file is not a chat.
     """
-    text = _decode(path, begin, end)
-    if path.suffix.lower() != ".jsonl":
-        return text
-    chats = [
-        "".join(f"{said['role'].capitalize()}: {said['content']}\n" for said in chat)
-        for chat in _parse_chats(text, path, begin)
-    ]
-    return "\n".join([*chats, ""] if end and chats else chats)
+    if not is_jsonl(path):
+        return _decode(path, begin, end)
+    documents = read_lines(path, begin, end)
+    return "\n".join([*documents, ""] if end and documents else documents)
+
+
+def is_jsonl(path: Path) -> bool:
+    """Whether every line of the file is a JSON object: a chat or a text."""
+    return path.suffix.lower() == ".jsonl"
+
+
+def read_lines(path: Path, begin: int = 0, end: int | None = None) -> list[str]:
+    """The documents of a .jsonl file, one a line, each with a newline at its end.
+
+    A chat becomes a message per line, {"text": "Once ..."} that text.
+
+    Raises:
+        UserError: as `read`.
+    """
+    entries = parse_lines(_decode(path, begin, end), path, begin)
+    return [plain_text(entry) for entry in entries]
 
 
 def _decode(path: Path, begin: int = 0, end: int | None = None) -> str:
@@ -261,37 +290,3 @@ def _decode(path: Path, begin: int = 0, end: int | None = None) -> str:
             "save it as UTF-8 or give another file."
         )
     return text if begin else text.removeprefix("\ufeff")
-
-
-def _parse_chats(jsonl: str, path: Path, begin: int = 0) -> list[Conversation]:
-    """Chats, one JSON object with `messages` per line; white space is folded.
-
-    `begin` is where in the file `jsonl` begins, for the complaint about a bad line.
-    """
-    chats: list[Conversation] = []
-    after = f" after byte {begin}" if begin else ""
-    # Not splitlines(): JSON strings may contain U+2028 and the like unescaped.
-    for number, line in enumerate(jsonl.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            chat = [
-                {"role": said["role"], "content": " ".join(said["content"].split())}
-                for said in json.loads(line)["messages"]
-            ]
-            # Raises for an escaped lone surrogate, and for a role that is not a string.
-            "".join(said["role"] + said["content"] for said in chat).encode("utf-8")
-        except (
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ) as error:
-            raise UserError(
-                f"{path} line {number}{after} is not a chat like "
-                '{"messages": [{"role": "user", "content": "Hello"}]}: correct the '
-                "line or give a .txt file."
-            ) from error
-        chats.append(chat)
-    return chats

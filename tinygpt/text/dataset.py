@@ -37,15 +37,24 @@ def split_at(n: int, context_length: int, train_fraction: float = 0.9) -> int:
     if not 0 < train_fraction < 1:
         raise UserError(f"train_fraction is {train_fraction}: give one in (0, 1).")
     cut = max(int(train_fraction * n), n - MOST_VALIDATION)
-    shorter = min(cut, n - cut)
+    require_long_enough(cut, n - cut, context_length)
+    return cut
+
+
+def require_long_enough(n_train: int, n_val: int, context_length: int) -> None:
+    """Check that each part of a text, of so many ids, fills a window.
+
+    Raises:
+        UserError: one is shorter than context_length + 1 ids.
+    """
+    shorter = min(n_train, n_val)
     if shorter < context_length + 1:
         raise UserError(
-            f"The text is too short: of its {n} tokens {cut} train and {n - cut} "
-            "validate, but each part needs context_length + 1 = "
+            f"The text is too short: of its {n_train + n_val} tokens {n_train} train "
+            f"and {n_val} validate, but each part needs context_length + 1 = "
             f"{context_length + 1}; give a longer text or a shorter context_length"
             + (f" (at most {shorter - 1})." if shorter > 1 else ".")
         )
-    return cut
 
 
 def split_tokens(

@@ -25,12 +25,12 @@ from tinygpt.runtime.distributed import World, torchrun_job
 from tinygpt.runtime.fsdp import is_sharded
 from tinygpt.runtime.memory import require_memory
 from tinygpt.text.dataset import Batches
-from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
+from tinygpt.text.tokenizer import Tokenizer
 from tinygpt.training.checkpoint import BASE, RunFolder
 from tinygpt.training.evaluation import Evaluation
 from tinygpt.training.report import EvalReport
 from tinygpt.training.tensor_file import trained
-from tinygpt.training.text_data import TextData
+from tinygpt.training.text_data import TextData, tokenizer_for
 from tinygpt.training.trainer import BatchSource, Trainer
 
 BROKEN_STATE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)
@@ -216,7 +216,7 @@ def pretrain(
         folder.require_new()
         if tokenizer is not None:
             c = replace(c, tokenizer=tokenizer.name)
-    tokenizer = tokenizer or get_tokenizer(c.tokenizer)
+    tokenizer = tokenizer or tokenizer_for(c.tokenizer, c.data)
     model_config = replace(model_config, vocab_size=tokenizer.vocab_size)
     ranks = world or World()
     require_memory(model_config, c, ranks.pick_device(c.device), ranks.size)

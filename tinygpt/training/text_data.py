@@ -14,19 +14,31 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from tinygpt.errors import require
 from tinygpt.generation.generate import generate
 from tinygpt.model.gpt import GPT
-from tinygpt.text.corpora import load_text
-from tinygpt.text.dataset import Tokens, split_at, split_tokens, whole_split
-from tinygpt.text.token_file import SUFFIX, open_tokens
-from tinygpt.text.tokenizer import Tokenizer
+from tinygpt.text.bpe_training import learn_vocabulary
+from tinygpt.text.dataset import (
+    Tokens,
+    require_long_enough,
+    split_at,
+    split_tokens,
+    whole_split,
+)
+from tinygpt.text.documents import encode_documents, load_documents, split_documents
+from tinygpt.text.token_file import SUFFIX, open_tokens, read_head
+from tinygpt.text.tokenizer import TOKENIZER_NAMES, Tokenizer, get_tokenizer
 from tinygpt.training.evaluation import Evaluation, baselines, evaluate, longest_copy
 
 MOST_KNOWN = 1_000_000  # tokens that the baselines and the memorisation report take
 
 
 class TextData:
-    """A text as token ids, the first 90 % to train on, the rest to validate."""
+    """A text as token ids, the first 90 % to train on, the rest to validate.
+
+    A text of several documents is split between two of them (see `split_documents`), a
+    text in one piece between two tokens.
+    """
 
     def __init__(self, name: str, tokenizer: Tokenizer, context_length: int) -> None:
         """Read the text `name` (see `corpora.load_text`) and split its tokens.
@@ -39,13 +51,21 @@ class TextData:
         self.name, self.tokenizer = name, tokenizer
         self.context_length = context_length
         self.train: Tokens
-        if Path(name).suffix == SUFFIX:
+        if is_token_file(name):
             ids = open_tokens(Path(name).expanduser(), tokenizer)
             cut = split_at(len(ids), context_length)
             self.train, self.val = ids[:cut], _in_memory(ids[cut:])
         else:
-            encoded = torch.tensor(tokenizer.encode(load_text(name)), dtype=torch.long)
-            self.train, self.val = split_tokens(encoded, context_length)
+            documents = load_documents(name)
+            if len(documents) == 1:  # one long text has no better place to be cut
+                ids = torch.tensor(encode_documents(documents, tokenizer, False))
+                self.train, self.val = split_tokens(ids, context_length)
+            else:
+                self.train, self.val = (
+                    torch.tensor(encode_documents(part, tokenizer)).long()
+                    for part in split_documents(documents)
+                )
+                require_long_enough(len(self.train), len(self.val), context_length)
 
     def __str__(self) -> str:
         n_train, n_val = len(self.train), len(self.val)
@@ -92,6 +112,33 @@ class TextData:
         """Bits per byte of predictors without a network on the validation split."""
         t = self.tokenizer
         return baselines(self.known, self.val, t.vocab_size, t.decode_bytes)
+
+
+def is_token_file(name: str) -> bool:
+    """Whether `name` means tokens that `data prepare` has made."""
+    return Path(name).suffix == SUFFIX
+
+
+def tokenizer_for(name: str, data: str) -> Tokenizer:
+    """The tokenizer `name` for the text `data`.
+
+    "auto" learns one from the training part; for a token file it is the one that made
+    the file.
+
+    Raises:
+        UserError: the tokenizer is unknown, or the text cannot be read.
+    """
+    if name != "auto":
+        return get_tokenizer(name)
+    if is_token_file(data):
+        used = read_head(Path(data).expanduser()).tokenizer
+        require(
+            used in TOKENIZER_NAMES,
+            f"{data} holds tokens of {used}: name its file with --tokenizer",
+        )
+        return get_tokenizer(used)
+    train, _ = split_documents(load_documents(data))
+    return learn_vocabulary(train)
 
 
 def _in_memory(ids: Tokens) -> Int[Tensor, " N"]:

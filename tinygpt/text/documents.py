@@ -1,0 +1,86 @@
+"""Documents: the stories, chats or files that a text is made of, and their split.
+
+A text file may hold several, with a line `<|endoftext|>` after each; every line of a
+.jsonl file is one; so is every file of a folder. In a stream of tokens each is followed
+by the special token `<|endoftext|>`. What it leaves out: finding and decoding files
+(see `corpora`), batches (see `dataset`).
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import regex
+
+from tinygpt.errors import UserError
+from tinygpt.text.bpe import END_OF_TEXT
+from tinygpt.text.corpora import find, is_jsonl, read, read_lines
+from tinygpt.text.tokenizer import Tokenizer
+
+SEPARATOR = regex.compile(rf"^{regex.escape(END_OF_TEXT)}[ \t]*(?:\r?\n|\Z)", regex.M)
+MOST_VALIDATION = 4_000_000  # characters; more would take longer than they tell
+LONG = 0.05  # of the text: a document so long is cut, not left on one side
+
+
+def load_documents(name_or_path: str) -> list[str]:
+    r"""The documents of a corpus by name, of a file, of a folder, or of a glob.
+
+    A line `<|endoftext|>` ends a document and belongs to none: "One.\n<|endoftext|>\n
+    Two.\n" holds "One.\n" and "Two.\n". White space alone is no document.
+
+    Raises:
+        UserError: as `corpora.load_text`.
+    """
+    documents: list[str] = []
+    for path in find(name_or_path):
+        documents += read_lines(path) if is_jsonl(path) else SEPARATOR.split(read(path))
+    documents = [document for document in documents if document.strip()]
+    if not documents:
+        raise UserError(f"{name_or_path} is empty: give a file with text in it.")
+    return documents
+
+
+def split_documents(
+    documents: Sequence[str], train_fraction: float = 0.9
+) -> tuple[list[str], list[str]]:
+    """The documents to train on, and those to validate on.
+
+    The first 90 % of the characters train (more of a text so large that more than four
+    million would validate). The document in which the cut falls trains as a whole, so
+    that nothing of it is met again in validation; only a document that makes up more
+    than a twentieth of the text is cut itself. No tokenizer has a say in this, so that
+    models with different ones are validated on the same text.
+
+    >>> split_documents(["abcdefghij"])
+    (['abcdefghi'], ['j'])
+    """
+    ends = list(accumulate(len(document) for document in documents))
+    cut = max(int(train_fraction * ends[-1]), ends[-1] - MOST_VALIDATION)
+    i = next(i for i, end in enumerate(ends) if end > cut)
+    inside = cut - (ends[i] - len(documents[i]))  # characters of document i before it
+    if len(documents[i]) > LONG * ends[-1]:
+        head, tail = documents[i][:inside], documents[i][inside:]
+        train, val = [*documents[:i], head], [tail, *documents[i + 1 :]]
+    else:
+        last = len(documents) - 1  # which validates in any case
+        train, val = list(documents[: min(i + 1, last)]), list(documents[i + 1 :])
+        val = val or [documents[last]]
+    return [part for part in train if part], val
+
+
+def encode_documents(
+    documents: Sequence[str], tokenizer: Tokenizer, separate: bool = True
+) -> list[int]:
+    """The ids of all documents, one after the other.
+
+    Args:
+        documents: `<|endoftext|>` inside them is text like any other.
+        tokenizer: one that has `<|endoftext|>`, or documents run into each other.
+        separate: end each document with the id of `<|endoftext|>`.
+    """
+    encode, ids = tokenizer.fast_encoder(), list[int]()
+    end = tokenizer.end_of_text if separate else None
+    for document in documents:
+        ids += encode(document)
+        if end is not None:
+            ids.append(end)
+    return ids
