@@ -58,13 +58,12 @@ class TextData:
         else:
             documents = load_documents(name)
             if len(documents) == 1:  # one long text has no better place to be cut
-                ids = torch.tensor(encode_documents(documents, tokenizer, False))
-                self.train, self.val = split_tokens(ids, context_length)
+                encoded = encode_documents(documents, tokenizer, separate=False)
+                self.train, self.val = split_tokens(encoded, context_length)
             else:
-                self.train, self.val = (
-                    torch.tensor(encode_documents(part, tokenizer)).long()
-                    for part in split_documents(documents)
-                )
+                train, val = split_documents(documents)
+                self.train = torch.tensor(encode_documents(train, tokenizer))
+                self.val = torch.tensor(encode_documents(val, tokenizer))
                 require_long_enough(len(self.train), len(self.val), context_length)
 
     def __str__(self) -> str:
