@@ -59,7 +59,11 @@ BESIDES = {
         "training.optimizers",
         "training.schedule",
     },
-    "09_generation": {"generation.sampling", "generation.streaming"},
+    "09_generation": {
+        "generation.sampling",
+        "generation.streaming",
+        "fast.quantized",
+    },
 }
 ALWAYS = {
     "config",

@@ -27,8 +27,9 @@ def few_rows(
     if len(x) == 1:
         y = weight.mv(x.view(-1)) if bias is None else bias.addmv(weight, x.view(-1))
         return y[None, None]
-    y = (weight @ x.squeeze(1).mT).mT.unsqueeze(1)  # [O, B] -> [B, 1, O]
-    return y if bias is None else y + bias
+    y = weight @ x.squeeze(1).mT  # [O, B]
+    y = y.mT.contiguous().unsqueeze(1)  # [B, 1, O]; PyTorch's attention is slow without
+    return y if bias is None else y.add_(bias)
 
 
 def bare(module: nn.Module) -> Callable[[Tensor], Tensor]:
