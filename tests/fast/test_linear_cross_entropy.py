@@ -148,13 +148,61 @@ def test_without_gradients_only_the_logits_are_computed(
         assert on.total() == 3 * chunks
 
 
-def test_mixed_precision_takes_the_plain_form() -> None:
+@pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize(
+    ("bias", "softcap", "rows"), list(product([False, True], [0.0, 4.0], [4, 256]))
+)
+def test_mixed_precision_equals_the_plain_form(
+    bias: bool,
+    softcap: float,
+    rows: int,
+    reduction: str,
+    x_dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "ROWS", rows)
+    x, weight, b, targets = parts(bias)
+    x = x.detach().to(x_dtype).requires_grad_()
+    leaves = [p for p in (x, weight, b) if p is not None]
+    results = []
+    for f in (naive_linear_cross_entropy, linear_cross_entropy):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = f(x, weight, b, targets, softcap, reduction)
+            with torch.no_grad():
+                same = f(x, weight, b, targets, softcap, reduction)
+        torch.testing.assert_close(same, loss)
+        grads = torch.autograd.grad(loss, leaves)
+        assert [g.dtype for g in grads] == [p.dtype for p in leaves]
+        results.append((loss, grads))
+    (plain, expected), (ours, grads) = results
+    assert ours.dtype == torch.float32
+    # Both read the same bfloat16 logits; the plain softcap rounds to 8 bits once more.
+    torch.testing.assert_close(ours, plain, rtol=4e-3 if softcap else 1e-6, atol=0)
+    for g, e in zip(grads, expected, strict=True):
+        atol = 2**-6 * float(e.abs().max())  # two units in the last place
+        torch.testing.assert_close(g, e, rtol=0, atol=atol)
+
+
+def test_mixed_precision_keeps_no_table_of_logits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "ROWS", 4)
     x, weight, _, targets = parts(bias=False)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16), Products() as products:
+        linear_cross_entropy(x, weight, None, targets)
+    assert products.total() == 3 * -(-N // 4)
+
+
+@pytest.mark.parametrize("case", ["half weights", "float16"])
+def test_other_dtypes_take_the_plain_form(case: str) -> None:
+    x, weight, _, targets = parts(bias=False)
+    kind = torch.float16 if case == "float16" else torch.bfloat16
+    if case == "half weights":
+        x, weight = x.to(kind), weight.to(kind)
+    with torch.autocast("cpu", dtype=kind, enabled=case == "float16"):
         ours = linear_cross_entropy(x, weight, None, targets)
         assert ours.equal(naive_linear_cross_entropy(x, weight, None, targets))
-    assert ours.dtype == torch.float32
-    assert not ours.equal(linear_cross_entropy(x, weight, None, targets))
 
 
 def test_doubles_stay_doubles() -> None:

@@ -72,10 +72,11 @@ def linear_cross_entropy(
 ) -> Float[Tensor, "*N"]:
     """Cross-entropy of the head's logits x weight^T + bias, in nats.
 
-    In float32 chunk by chunk (Wijmans et al., 2024, "Cut Your Losses in
-    Large-Vocabulary Language Models", section 4, keep no logits either); mixed
-    precision, compilers and gradients of single losses get the plain form. Without
-    gradients to compute, nothing is computed for them.
+    Chunk by chunk (Wijmans et al., 2024, "Cut Your Losses in Large-Vocabulary Language
+    Models", section 4, keep no logits either), in float32 or under bfloat16 autocast:
+    then the products are in bfloat16, softmax and sums in float32. Other dtypes,
+    compilers and gradients of single losses get the plain form. Without gradients to
+    compute, nothing is computed for them.
 
     Args:
         x: activations that the head reads.
@@ -93,15 +94,25 @@ def linear_cross_entropy(
     """
     leaves = [p for p in (x, weight, bias) if p is not None]
     backward = torch.is_grad_enabled() and any(p.requires_grad for p in leaves)
-    mixed = torch.is_autocast_enabled(x.device.type) or x.dtype != torch.float32
-    single = reduction == "none"
-    if mixed or torch.compiler.is_compiling() or (single and backward):
+    single, kind = reduction == "none", dtype_of_products(x, weight)
+    if kind is None or torch.compiler.is_compiling() or (single and backward):
         return naive_linear_cross_entropy(x, weight, bias, targets, softcap, reduction)
     n = n_targets(targets) if reduction == "mean" else None
     if backward:
-        return LinearCrossEntropy.apply(x, weight, bias, targets, softcap, n)
-    losses, _ = chunked(x, weight, bias, targets, softcap, None, (False,) * 3)
+        return LinearCrossEntropy.apply(x, weight, bias, targets, softcap, n, kind)
+    with torch.autocast(x.device.type, enabled=False):
+        losses, _ = chunked(x, weight, bias, targets, softcap, None, kind, [False] * 3)
     return losses if single else losses.sum() if n is None else losses.sum() / n
+
+
+def dtype_of_products(x: Tensor, weight: Tensor) -> torch.dtype | None:
+    """In what dtype the chunked form multiplies here; None where it does not apply."""
+    full, half = torch.float32, torch.bfloat16
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return full if x.dtype == full else None
+    fits = x.dtype in (full, half) and weight.dtype == full
+    return half if fits and torch.get_autocast_dtype(device) == half else None
 
 
 def chunked(
@@ -111,22 +122,26 @@ def chunked(
     targets: Int[Tensor, " N"],
     softcap: float,
     n: Int[Tensor, ""] | None,
+    kind: torch.dtype,
     wanted: Sequence[bool],
 ) -> tuple[Float[Tensor, " N"], Gradients]:
     """The losses, and those gradients of their sum / `n` that are `wanted`.
 
-    With p the softmax, d loss / d logits is (p - one-hot) / n. Gradients are of x,
-    weight and bias, in this order and of the same shapes.
+    Matrices are multiplied as `kind`, everything else is float32. With p the softmax,
+    d loss / d logits is (p - one-hot) / n. Gradients are of x, weight and bias, in this
+    order and of the same shapes.
     """
-    losses = x.new_empty(len(x))
+    losses = x.new_empty(len(x), dtype=torch.float32)
     dx = torch.empty_like(x) if wanted[0] else None
     dweight = torch.zeros_like(weight) if wanted[1] else None
     dbias = torch.zeros_like(bias) if bias is not None and wanted[2] else None
+    matrix = weight.to(kind)
+    offset = None if bias is None else bias.to(kind)
     for i in range(0, len(x), ROWS):
-        part, target = x[i : i + ROWS], targets[i : i + ROWS, None]
+        part, target = x[i : i + ROWS].to(kind), targets[i : i + ROWS, None]
         counts = target != IGNORE_INDEX
         target = target.masked_fill(~counts, 0)
-        logits = F.linear(part, weight, bias)
+        logits = F.linear(part, matrix, offset).float()
         squashed = logits.div_(softcap).tanh_() if softcap else None
         if squashed is not None:
             logits = squashed * softcap
@@ -142,10 +157,13 @@ def chunked(
         p.scatter_add_(1, target, -share)
         if squashed is not None:  # the slope of tanh is 1 - tanh^2
             p.addcmul_(p, squashed.square_(), value=-1)
+        slopes = p.to(kind)
         if dx is not None:
-            torch.mm(p, weight, out=dx[i : i + ROWS])
-        if dweight is not None:
-            dweight.addmm_(p.T, part)
+            dx[i : i + ROWS] = torch.mm(slopes, matrix)
+        if dweight is not None and kind == dweight.dtype:
+            dweight.addmm_(slopes.T, part)
+        elif dweight is not None:  # a sum in bfloat16 would lose its small terms
+            dweight += torch.mm(slopes.T, part)
         if dbias is not None:
             dbias += p.sum(0)
     return losses, (dx, dweight, dbias)
@@ -163,10 +181,12 @@ class LinearCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         softcap: float,
         n: Tensor | None,
+        kind: torch.dtype,
     ) -> Tensor:
         """The sum of the losses, divided by `n` if given, []; shapes as above."""
         wanted = ctx.needs_input_grad
-        losses, grads = chunked(x, weight, bias, targets, softcap, n, wanted)
+        with torch.autocast(x.device.type, enabled=False):
+            losses, grads = chunked(x, weight, bias, targets, softcap, n, kind, wanted)
         ctx.save_for_backward(*grads)
         return losses.sum() if n is None else losses.sum() / n
 
@@ -177,4 +197,4 @@ class LinearCrossEntropy(torch.autograd.Function):
         grads = ctx.saved_tensors
         if scale != 1:  # another pass over a large table
             grads = [None if g is None else g * scale for g in grads]
-        return (*grads, None, None, None)
+        return (*grads, None, None, None, None)
