@@ -32,7 +32,7 @@ serve: book ## build the site and open it in the browser
 	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory book/_build/html
 
 # All benchmarks, sides in turn, then one table with the goals. The seed demo's own run
-# (benchmarks/seed_demo.py, half an hour or so) is kept in its result and not repeated. A
+# (benchmarks/seed_demo.py, half an hour or so) is made once and kept in its result. A
 # first look leaves out the text of a gigabyte and the browser.
 QUICK ?=
 BENCHES := $(patsubst %,benchmarks/%.py,time_to_quality training_step generation \

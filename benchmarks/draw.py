@@ -30,16 +30,14 @@ def save(ax: Axes, name: str) -> None:
 
 
 def time_to_quality() -> None:
-    """Bits per byte against seconds: the demo's runs, our reports, the target."""
-    seed, times = load("seed_demo"), load("time_to_quality")
-    per_step = times["seed_seconds"] / seed["steps"]
-    last = [report["validation"] for report in seed["log"][-10:]]
-    per_nat = seed["bits_per_byte"] / (sum(last) / len(last))
+    """Bits per byte against seconds: the demo's curve, ours, the target."""
+    seed, times = (
+        load(name)["texts"]["handbook"] for name in ("seed_demo", "time_to_quality")
+    )
+    per_step = times["seed_seconds"] / times["seed_steps"]
     ax = new_axes()
-    width = 5  # evaluations of 20 batches are noisy: the mean of five
-    noisy = [report["validation"] * per_nat for report in seed["log"]]
-    demo = [sum(noisy[i : i + width]) / width for i in range(len(noisy) - width + 1)]
-    seconds = [report["step"] * per_step for report in seed["log"][width - 1 :]]
+    seconds = [point["step"] * per_step for point in seed["curve"]]
+    demo = [point["bits_per_byte"] for point in seed["curve"]]
     ours = [(p["seconds"], p["bits_per_byte"]) for p in times["curve"] if p["seconds"]]
     for label, x, y, colour, dash in (
         ("TinyGPT", *zip(*ours, strict=True), CYCLE[0], DASHES[0]),

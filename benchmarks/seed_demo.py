@@ -3,35 +3,40 @@
 Its habits are kept on purpose, the slow ones too: every head has three linear layers of
 its own, the table of positions is built anew in every forward pass, one AdamW moves
 everything, and every 20 steps 2 x 20 batches are evaluated. Windows are drawn at random
-with replacement, ids are those of cl100k_base (or handbook-4k where that vocabulary
-cannot be had), and the tables have a row for every id up to the largest.
+with replacement, ids are those of cl100k_base, and the tables have a row for every id
+up to the largest. It runs with torch's own thread settings.
 
-What 5,000 steps end with is kept in results/seed_demo.json. How long they take is
-measured beside our own training, by time_to_quality.py.
+Bits per byte on the whole validation split, every 250 steps, is kept for each text in
+results/seed_demo.json; making that curve is not part of the demo's time. How long a
+step takes is measured beside our own training, by time_to_quality.py.
 
-    python benchmarks/seed_demo.py          about half an hour
+    python benchmarks/seed_demo.py [--text stories] [--steps 2000]
+    python benchmarks/seed_demo.py --time 100         seconds of one step, after 20 more
 """
 
 import argparse
 import json
 import math
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import torch
 import torch.nn.functional as F
-from side_by_side import machine, save
+from side_by_side import RESULTS, key, load, machine, save
 from torch import Tensor, nn
 
 from tinygpt.errors import UserError
-from tinygpt.text.corpora import load_text
-from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
+from tinygpt.text.documents import load_documents, split_documents
+from tinygpt.text.tokenizer import get_tokenizer
 
 D_MODEL, N_HEADS, N_BLOCKS, CONTEXT, BATCH = 64, 4, 8, 16, 4
 LEARNING_RATE, DROPOUT, STEPS, SEED = 1e-3, 0.1, 5000, 1337
 EVAL_INTERVAL, EVAL_BATCHES = 20, 20
+TOKENIZER, WARMUP = "cl100k_base", 20
+CURVE_INTERVAL, CURVE_BATCH = 250, 16  # steps between two points; windows at a time
 
 
 class Head(nn.Module):
@@ -105,25 +110,20 @@ class Demo(nn.Module):
         return F.cross_entropy(self(ids).flatten(0, 1), targets.flatten())
 
 
-def vocabulary() -> tuple[str, Tokenizer]:
-    """cl100k_base where it can be had, else the vocabulary that ships."""
-    try:
-        return "cl100k_base", get_tokenizer("cl100k_base")
-    except UserError:
-        return "handbook-4k", get_tokenizer("handbook-4k")
-
-
 class Run:
-    """The demo's run, step by step, as `main` below and the benchmark take it."""
+    """The demo's run on a text, step by step."""
 
-    def __init__(self) -> None:
-        self.tokenizer_name, tokenizer = vocabulary()
-        ids = torch.tensor(tokenizer.encode(load_text("handbook")))
-        cut = int(0.9 * len(ids))
-        self.train, self.val = ids[:cut], ids[cut:]
+    def __init__(self, text: str = "handbook") -> None:
+        tokenizer = get_tokenizer(TOKENIZER)
+        encode = tokenizer.fast_encoder()
+        self.train, self.val = (
+            torch.tensor(encode("".join(part)))
+            for part in split_documents(load_documents(text))
+        )
         self.val_bytes = sum(tokenizer.byte_lengths[i] for i in self.val[1:].tolist())
         torch.manual_seed(SEED)
-        self.model = Demo(int(ids.max()) + 1)
+        largest = int(torch.cat([self.train, self.val]).max())
+        self.model = Demo(largest + 1)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)
 
     def batch(self, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,36 +159,62 @@ class Run:
     def bits_per_byte(self) -> float:
         """On the whole validation split, every id but the first a target once."""
         self.model.eval()
-        nats = 0.0
-        for at in range(0, len(self.val) - 1, CONTEXT):
-            x = self.val[at : at + CONTEXT][None]
-            y = self.val[at + 1 : at + CONTEXT + 1][None]
-            nats += self.model.loss(x[:, : y.size(1)], y).item() * y.size(1)
+        nats, n = 0.0, (len(self.val) - 1) // CONTEXT * CONTEXT
+        x, y = self.val[:n].view(-1, CONTEXT), self.val[1 : n + 1].view(-1, CONTEXT)
+        rest = self.val[n:-1][None], self.val[n + 1 :][None]  # the last, short window
+        batches = [*zip(x.split(CURVE_BATCH), y.split(CURVE_BATCH), strict=True), rest]
+        for ids, targets in batches:
+            if targets.numel():
+                nats += self.model.loss(ids, targets).item() * targets.numel()
         self.model.train()
         return nats / math.log(2) / self.val_bytes
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    args = parser.parse_args()
-    run = Run()
-    log = []
-    for step, losses in run.steps(args.steps):
-        if losses:
-            log.append({"step": step, **{k: round(v, 4) for k, v in losses.items()}})
-            if step % 100 == 0:
-                print(json.dumps(log[-1]), flush=True)
+def seconds_per_step(text: str, stretch: int) -> float:
+    """The mean over `stretch` steps, the demo's own evaluations included."""
+    run, start = Run(text), 0.0
+    for step, _ in run.steps(WARMUP + stretch, last_estimate=False):
+        if step == WARMUP - 1:
+            start = time.perf_counter()
+    return (time.perf_counter() - start) / stretch
+
+
+def train(text: str, steps: int) -> None:
+    """Take the steps, and keep the curve beside those of other texts."""
+    run, curve = Run(text), []
+    for step, _ in run.steps(steps):
+        if (step + 1) % CURVE_INTERVAL == 0 or step + 1 == steps:
+            bits = round(run.bits_per_byte(), 4)
+            curve.append({"step": step + 1, "bits_per_byte": bits})
+            print(json.dumps(curve[-1]), flush=True)
+    kept = load("seed_demo") if (RESULTS / "seed_demo.json").exists() else {}
     result = {
         "machine": machine(),
-        "tokenizer": run.tokenizer_name,
+        "tokenizer": TOKENIZER,
         "parameters": sum(p.numel() for p in run.model.parameters()),
-        "steps": args.steps,
-        "bits_per_byte": round(run.bits_per_byte(), 4),
-        "log": log,
+        "validation_bytes": run.val_bytes,
+        "steps": steps,
+        "bits_per_byte": curve[-1]["bits_per_byte"],
+        "curve": curve,
     }
-    print({k: v for k, v in result.items() if k != "log"})
-    save("seed_demo", result)
+    save("seed_demo", {"texts": kept.get("texts", {}) | {key(text): result}})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--text", default="handbook")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--time", type=int, help="measure so many steps, keep nothing")
+    args = parser.parse_args()
+    try:
+        if args.time:
+            print(json.dumps({"seconds": seconds_per_step(args.text, args.time)}))
+        else:
+            train(args.text, args.steps)
+    except UserError as error:
+        sys.exit(f"The demo cannot run: {error}")
 
 
 if __name__ == "__main__":

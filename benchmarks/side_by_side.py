@@ -41,6 +41,13 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def features() -> list[str]:
+    """The processor's instructions that matter here, as far as Linux tells them."""
+    info = Path("/proc/cpuinfo")
+    words = set(info.read_text(encoding="utf-8").split()) if info.exists() else set()
+    return [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in words]
+
+
 def machine() -> dict[str, Any]:
     """What a result depends on: processor, system, threads, versions, command."""
     import torch
@@ -53,6 +60,7 @@ def machine() -> dict[str, Any]:
             continue
     return {
         "processor": processor(),
+        "features": features(),
         "cores": os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),
@@ -91,6 +99,11 @@ def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
 def median(values: list[float]) -> float:
     """The median, to four digits that count."""
     return float(f"{statistics.median(values):.4g}")
+
+
+def key(text: str) -> str:
+    """What a text is called in a result: its name, or that of its file."""
+    return Path(text).name
 
 
 def in_a_process(*words: str, **environment: str) -> dict[str, Any]:
