@@ -239,6 +239,32 @@ def test_the_kernel_is_used_unless_fused_is_false(
     assert calls == [1]
 
 
+@pytest.mark.parametrize("trains", [False, True])
+def test_training_under_autocast_attends_in_float32(
+    trains: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    seen, real = [], F.scaled_dot_product_attention
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, **options: object) -> Tensor:
+        mixed = real(q, k, v, **options)
+        seen.append(mixed.dtype)
+        return mixed
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", kernel)
+    attention = MultiHeadAttention(12, 3, qk_norm=True)
+    rotate = partial(RotaryPositions(5, 4), positions=torch.arange(5))
+    x = torch.randn(2, 5, 12)
+    exact = attention(x, is_causal=True, rotate=rotate)
+    with torch.set_grad_enabled(trains), torch.autocast("cpu", dtype=torch.bfloat16):
+        y = attention(x, is_causal=True, rotate=rotate)
+    assert seen == [torch.float32, torch.float32 if trains else torch.bfloat16]
+    torch.testing.assert_close(y.float(), exact, rtol=0, atol=0.02)
+    if trains:
+        y.sum().backward()
+        assert attention.qkv.weight.grad.dtype == torch.float32
+
+
 def test_heads_must_divide_the_model() -> None:
     with pytest.raises(ValueError, match="n_heads 4 does not divide d_model 18"):
         MultiHeadAttention(C, 4)

@@ -9,6 +9,7 @@ seen (see `masking`), positions (see `positional`) and past keys and values (see
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +59,14 @@ def scaled_dot_product_attention(
     return F.dropout(weights, dropout_p) @ v
 
 
+def attends_in_float32(x: Tensor) -> bool:
+    """Whether autocast must leave the attention to `x` alone: training on a CPU.
+
+    There the kernel's backward pass takes three to five times as long in bfloat16.
+    """
+    return x.requires_grad and x.is_cpu and torch.is_autocast_enabled("cpu")
+
+
 class MultiHeadAttention(nn.Module):
     """Several attention heads in parallel, each of d_model / n_heads dimensions.
 
@@ -105,7 +114,9 @@ class MultiHeadAttention(nn.Module):
     ]:
         """Queries, keys and values of every head; `rotate` is applied to q and k."""
         # [B, T, 3C] -> [B, T, 3, H, D] -> three of [B, T, H, D] -> [B, H, T, D] each
-        qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, self.head_dim))
+        qkv = self.qkv(x)
+        qkv = qkv.float() if attends_in_float32(qkv) else qkv
+        qkv = qkv.unflatten(-1, (3, self.n_heads, self.head_dim))
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
         if self.qk_norm:
             q, k = (F.rms_norm(t, (self.head_dim,)) for t in (q, k))
@@ -140,13 +151,15 @@ class MultiHeadAttention(nn.Module):
             if self.fused
             else scaled_dot_product_attention
         )
-        mixed = attend(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=is_causal,
-        )
+        wide = attends_in_float32(v)
+        with torch.autocast("cpu", enabled=False) if wide else nullcontext():
+            mixed = attend(
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                dropout_p=self.dropout if self.training else 0.0,
+                is_causal=is_causal,
+            )
         # [B, H, T, D] -> [B, T, H, D] -> [B, T, C]
         return self.output(mixed.transpose(1, 2).flatten(2))
