@@ -199,6 +199,7 @@ def keep(
         "our_seconds": median(ours),
         "our_steps": last["curve"][-1]["step"],
         "our_bits_per_byte": round(last["curve"][-1]["bits_per_byte"], 4),
+        "reaches_target": there,  # or the ratio below means nothing
         "ratio": gain,
         "curve": last["curve"],
         "pairs": pairs,
