@@ -80,6 +80,7 @@ def last_logits(
         return model(ids, cache=cache)[:, -1]
     gpt: Any = model
     x = gpt.features(ids, cache=cache)[:, -1:]  # [B, 1, C]
+    x = x.contiguous()  # of a slice, PyTorch would copy the head's weights for each row
     return gpt.softcap(gpt.head(x))[:, 0]
 
 
