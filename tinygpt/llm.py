@@ -235,7 +235,7 @@ def load(name: str | Path, weights: str = "float32") -> LLM:
 def train(
     text: str | Path = "handbook",
     *,
-    preset: str = "tiny",
+    preset: str | None = None,
     tokenizer: str | Path | Tokenizer | None = None,
     name: str | None = None,
     out: str | Path = "runs",
@@ -247,7 +247,8 @@ def train(
     Args:
         text: a file, folder or glob, a token file, or one of the names that
             `tinygpt data` lists.
-        preset: the settings to start from, a name in `PRESETS`.
+        preset: the settings to start from, a name in `PRESETS`: "tiny" if not given.
+            Without one, `minutes` chooses all settings that are not given.
         tokenizer: a `Tokenizer`, the name of one, or a .tiktoken file; the preset's
             if not given. It decides the vocabulary size.
         name: keep the run in the folder `out/name`. Without a name it is kept in a
@@ -261,6 +262,9 @@ def train(
         UserError: a setting or its value is unknown, the text cannot be read or is too
             short, or there is a run of that name.
     """
+    given = {"data": str(text)} | settings
+    kept = tuple(given) if preset is None else None
+    preset = preset or "tiny"
     if preset not in PRESETS:
         hint = closest(preset, PRESETS) or f": choose {', '.join(PRESETS)}"
         raise UserError(f"there is no preset '{preset}'{hint}")
@@ -269,14 +273,13 @@ def train(
         "vocab_size" not in settings,
         "the tokenizer decides the vocab_size: choose another tokenizer instead",
     )
-    given = {"data": str(text)} | settings
     own = tokenizer if isinstance(tokenizer, Tokenizer) else None
     if tokenizer is not None:
         given["tokenizer"] = own.name if own else str(tokenizer)
     model_config, train_config = override(given, chosen.model, chosen.train)
 
     def run(path: Path) -> Run:
-        return pretrain(path, model_config, train_config, tokenizer=own)
+        return pretrain(path, model_config, train_config, tokenizer=own, given=kept)
 
     return _run(run, name, out, progress)
 

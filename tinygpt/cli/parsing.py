@@ -207,7 +207,19 @@ def _parse_training(command: str, words: Sequence[str]) -> Train | Finetune:
             "the tokenizer decides how many tokens there are: choose another "
             "--tokenizer instead of a --vocab-size",
         )
+        if start.preset is None and not start.resume:
+            args.given = _given(words, start.config)
     return args
+
+
+def _given(words: Sequence[str], config: Path | None) -> tuple[str, ...]:
+    """The settings that options and file name; a plan chooses the others."""
+    options = [word.split("=")[0] for word in words if word.startswith("--")]
+    names = [option.lstrip("-").replace("-", "_") for option in options]
+    names = [name.removeprefix("no_") for name in names]
+    if config is not None:
+        names += read_settings(config, "model", "train")
+    return tuple(names)
 
 
 def _train_defaults(start: _Start) -> Train:

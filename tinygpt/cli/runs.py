@@ -24,6 +24,7 @@ def run_train(args: Train) -> None:
     """Train, printing every evaluation; then print a sample."""
     calm_threads()
     from tinygpt.llm import LLM, load
+    from tinygpt.training.plan import advice
     from tinygpt.training.run import pretrain
     from tinygpt.training.tensor_file import read_header
 
@@ -33,7 +34,14 @@ def run_train(args: Train) -> None:
     world.start(world.pick_device(config.device).type)
     try:
         old = _old_config(args, path)
-        run = pretrain(path, args.model, config, resume=args.resume, world=world)
+        run = pretrain(
+            path,
+            args.model,
+            config,
+            resume=args.resume,
+            given=args.given,
+            world=world,
+        )
         llm = LLM(run.model, run.tokenizer, path)
         prompt = args.prompt
         if prompt == Train.prompt:  # nobody asked for it: what the context holds
@@ -56,7 +64,9 @@ def run_train(args: Train) -> None:
     if prompt:
         say("\nA sample:\n")
         console.print_text(llm, Generate(prompt=prompt, seed=config.seed))
-    say(f"\nSaved in {path}. More: tinygpt generate --model {path}")
+    epochs = run.trainer.step * run.trainer.tokens_per_step / run.data.n_tokens
+    say(f"\n{advice(run.data.n_tokens, epochs)}")
+    say(f"Saved in {path}. More: tinygpt generate --model {path}")
 
 
 def run_finetune(args: Finetune) -> None:
@@ -114,6 +124,8 @@ def _follow(
 
     tell: Callable[..., None] = say if world.is_main else lambda *words: None
     tell(run.summary())
+    if run.plan:
+        tell(run.plan)
     if old is not None:
         trainer = run.trainer
         if isinstance(old, FinetuneConfig):

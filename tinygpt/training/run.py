@@ -7,7 +7,7 @@ GPT on a text. What it leaves out: printing (see `cli`) and fine-tuning (see
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from datetime import datetime
@@ -27,7 +27,9 @@ from tinygpt.runtime.memory import require_memory
 from tinygpt.text.dataset import Batches
 from tinygpt.text.tokenizer import Tokenizer
 from tinygpt.training.checkpoint import BASE, RunFolder
+from tinygpt.training.dial import plan_for
 from tinygpt.training.evaluation import Evaluation
+from tinygpt.training.plan import Plan
 from tinygpt.training.report import EvalReport
 from tinygpt.training.tensor_file import trained
 from tinygpt.training.text_data import TextData, tokenizer_for
@@ -81,6 +83,7 @@ class Run:
         self.path, self.folder, self.model = path, RunFolder(path), model
         self.tokenizer, self.data, self.config = tokenizer, data, config
         self.resumed = resume
+        self.plan: Plan | None = None  # how the settings were found
         self.base: tuple[GPT, Tokenizer] | None = None  # to keep beside adapters
         if isinstance(config, FinetuneConfig):
             n_windows = getattr(batches, "n_windows", 1)
@@ -178,6 +181,7 @@ class Run:
         record |= {"tokens": self.data.n_tokens, **self.trainer.choices()}
         job, _ = torchrun_job()
         record |= {"job": job} if job else {}
+        record |= {"plan": self.plan.record()} if self.plan else {}
         self.folder.write_settings(self.model.config, self.config, **record)
         self.resumed = False
 
@@ -189,6 +193,7 @@ def pretrain(
     *,
     tokenizer: Tokenizer | None = None,
     resume: bool = False,
+    given: Collection[str] | None = None,
     world: World | None = None,
 ) -> Run:
     """The run that trains a new GPT on a text, in the folder `path`.
@@ -199,6 +204,8 @@ def pretrain(
         train_config: the training.
         tokenizer: used in place of the one that `train_config` names.
         resume: continue the run in `path`, with its own tokenizer.
+        given: names of settings that are kept as they are while a plan chooses the
+            others for `train_config.minutes`; None: there is no plan.
         world: this process among the others.
 
     Raises:
@@ -220,11 +227,17 @@ def pretrain(
     model_config = replace(model_config, vocab_size=tokenizer.vocab_size)
     ranks = world or World()
     require_memory(model_config, c, ranks.pick_device(c.device), ranks.size)
-    text = TextData(c.data, tokenizer, model_config.context_length)
+    text, plan = TextData(c.data, tokenizer, model_config.context_length), None
+    if given is not None and c.minutes is not None and not resume:
+        plan = plan_for(model_config, c, text, given, world)
+        model_config, c = plan.model, plan.train
+        require_memory(model_config, c, ranks.pick_device(c.device), ranks.size)
     torch.manual_seed(c.seed)
     model = GPT(model_config)
     batches = Batches(text.train, text.context_length, c.batch_size, c.seed)
-    return Run(path, model, tokenizer, text, batches, c, resume=resume, world=world)
+    run = Run(path, model, tokenizer, text, batches, c, resume=resume, world=world)
+    run.plan = plan
+    return run
 
 
 def restarted(folder: RunFolder) -> bool:

@@ -151,6 +151,12 @@ class Trainer:
         """Where the run stands in its schedule (see `schedule.position`)."""
         return position(self.step, self.seconds, self.config)
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of the inputs of one step, over all rounds and ranks."""
+        rounds = self.config.grad_accumulation * self.world.size
+        return rounds * self._batch(0)[0].numel()
+
     def _take_step(self, loss: nn.Module) -> None:
         """One optimizer step, on the mean over the targets of all rounds and ranks.
 

@@ -1,0 +1,75 @@
+"""The dial `--minutes`: measure this machine, then plan (see `plan`).
+
+What it leaves out: the plan itself, and training.
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from tinygpt.config import GPTConfig, TrainConfig
+from tinygpt.model.gpt import GPT
+from tinygpt.runtime.distributed import World
+from tinygpt.text.dataset import Batches, require_long_enough
+from tinygpt.training.evaluation import Evaluation
+from tinygpt.training.plan import Plan, flops_per_token, ladder, plan
+from tinygpt.training.text_data import TextData
+from tinygpt.training.trainer import Trainer
+
+MEASURED = 1.5  # seconds of training that tell how fast this machine is
+
+
+def plan_for(
+    model: GPTConfig,
+    train: TrainConfig,
+    text: TextData,
+    given: Collection[str],
+    world: World | None = None,
+) -> Plan:
+    """The plan for a text and `train.minutes`, on this machine; the text's windows fit.
+
+    Args:
+        model: settings that the plan does not choose.
+        train: likewise.
+        text: the text; its `context_length` becomes that of the plan.
+        given: names of settings that are kept as they are.
+        world: this process among the others; all get the same plan.
+
+    Raises:
+        UserError: a part of the text is shorter than a window.
+    """
+    speed = measure_speed(model, train, text, world)
+    made = plan(
+        text.n_tokens,
+        text.tokenizer.vocab_size,
+        train.minutes or 1.0,
+        speed,
+        model,
+        train,
+        given,
+    )
+    text.context_length = made.model.context_length
+    require_long_enough(text.n_tokens, len(text.val), text.context_length)
+    return made
+
+
+def measure_speed(
+    model: GPTConfig, train: TrainConfig, text: TextData, world: World | None = None
+) -> float:
+    """Floating-point operations per second in real training steps of a small model."""
+    small = ladder(model, text.tokenizer.vocab_size, ("context_length",))[1]
+    config = replace(
+        train, minutes=MEASURED / 60, eval_interval=1_000_000, patience=None
+    )
+    batches = Batches(text.train, small.context_length, config.batch_size, config.seed)
+
+    def evaluate(loss: nn.Module, whole: bool) -> Evaluation:
+        return Evaluation(1.0, 1, 1.0, 1)  # nobody looks at it
+
+    torch.manual_seed(config.seed)
+    trainer = Trainer(GPT(small), batches, evaluate, config, world=world)
+    *_, last = trainer.run()
+    world = world or World()
+    return world.broadcast(last.tokens_per_second) * flops_per_token(small)
