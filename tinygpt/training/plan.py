@@ -24,6 +24,7 @@ LADDER = (
 TOKENS_PER_STEP = 1024
 TOKENS_PER_WEIGHT = 0.3  # a model needs to read so many, or a smaller one is better
 MOST_EPOCHS = 16.0  # reading on teaches next to nothing (Muennighoff et al., 2023)
+LEAST_STEPS = 200  # which the shortest text gets, for its best weights are kept
 LONG_RUN = 300  # steps, from which on it pays to average and to move more calmly
 DECAY_PER_EPOCH = 0.12  # of the weights, for what is read again and again
 MOST_DECAY = 1.0
@@ -40,10 +41,13 @@ class Plan:
     epochs: float
     """How often each of them will be read."""
     minutes: float
-    """Minutes that there are; `train.minutes` may be fewer."""
+    """Minutes that there are."""
+    used: float
+    """Minutes that training will take, about; fewer where the text is short, and then
+    `train` counts steps and not minutes."""
 
     def __str__(self) -> str:
-        m, t, used = self.model, self.train, self.train.minutes or 0.0
+        m, t, used = self.model, self.train, self.used
         short = used < self.minutes
         of = f" of {self.minutes:g}, for the text is short" if short else ""
         return (
@@ -55,7 +59,7 @@ class Plan:
 
     def record(self) -> dict[str, Any]:
         """The plan for JSON, without the settings, which stand beside it."""
-        return {"tokens": self.tokens, "epochs": self.epochs, "minutes": self.minutes}
+        return {"tokens": self.tokens, "epochs": self.epochs, "minutes": self.used}
 
 
 def flops_per_token(model: GPTConfig) -> float:
@@ -101,7 +105,7 @@ def plan(
         given: names of settings of both that are kept as they are.
     """
     rungs = ladder(model, vocab_size, given)
-    most = MOST_EPOCHS * tokens
+    most = _most(tokens)
     read = [min(most, 60 * minutes * speed / flops_per_token(m)) for m in rungs]
     enough = [
         m
@@ -138,9 +142,7 @@ def _lay_out(
 ) -> Plan:
     """Length and regularisation of the training of `model`."""
     per_second = speed / flops_per_token(model)
-    used = minutes
-    if MOST_EPOCHS * tokens < 60 * minutes * per_second:
-        used = MOST_EPOCHS * tokens / per_second / 60
+    used = min(minutes, _most(tokens) / per_second / 60)
     epochs = 60 * used * per_second / tokens
     batch_size = max(1, TOKENS_PER_STEP // model.context_length)
     if "batch_size" in given:
@@ -150,7 +152,7 @@ def _lay_out(
     chosen: dict[str, Any] = {
         "batch_size": batch_size,
         "steps": steps,
-        "minutes": used,
+        "minutes": minutes if used == minutes else None,
         "weight_decay": min(MOST_DECAY, DECAY_PER_EPOCH * epochs),
         "eval_interval": max(10, steps // 12),
     }
@@ -163,8 +165,13 @@ def _lay_out(
             "average_fraction": 0.2,
         }
     own = {name: value for name, value in chosen.items() if name not in given}
-    own["minutes"] = used
-    return Plan(model, replace(train, **own), tokens, epochs, minutes)
+    own["minutes"] = chosen["minutes"]
+    return Plan(model, replace(train, **own), tokens, epochs, minutes, used)
+
+
+def _most(tokens: int) -> float:
+    """The most tokens to read of a text of `tokens` tokens."""
+    return max(MOST_EPOCHS * tokens, float(LEAST_STEPS * TOKENS_PER_STEP))
 
 
 def advice(tokens: int, epochs: float) -> str:
