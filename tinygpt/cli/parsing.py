@@ -207,7 +207,7 @@ def _parse_training(command: str, words: Sequence[str]) -> Train | Finetune:
             "the tokenizer decides how many tokens there are: choose another "
             "--tokenizer instead of a --vocab-size",
         )
-        if start.preset is None and not start.resume:
+        if args.train.minutes is not None and not (start.preset or start.resume):
             args.given = _given(words, start.config)
     return args
 

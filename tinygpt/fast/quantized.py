@@ -3,8 +3,9 @@
 Writing a token means reading every weight once, so smaller weights are read sooner. For
 one byte, each row of a matrix is divided by a scale of its own and rounded to whole
 numbers from -127 to 127. The plain twin of the fast product is the product with the
-`dequantize`d weights; a test says how far apart the two may be. What it leaves out:
-training, saving, fewer bits, and choosing scales by what the model then predicts.
+weights that `dequantize` gives; a test says how far apart the two may be. What it
+leaves out: training, saving, fewer bits, and choosing scales by what the model then
+predicts.
 
 Source: Dettmers et al. (2022), "LLM.int8()", section 2 (a scale for each row).
 """
