@@ -108,6 +108,7 @@ class Train(RunOptions):
 
     preset: PresetName = "tiny"
     """Settings to start from; --config and options override them."""
+    # Not an option: the settings that were typed, which a plan keeps (see `parsing`).
     given: tuple[str, ...] | None = field(default=None, init=False)
     prompt: str = "The salesperson"
     """Start of the sample at the end; empty for no sample."""

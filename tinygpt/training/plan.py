@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tinygpt.config import GPTConfig, TrainConfig
+from tinygpt.config import MAX_STEPS, GPTConfig, TrainConfig
 from tinygpt.runtime.memory import n_parameters
 
 # d_model, n_layers, n_heads, context_length; the smallest first.
@@ -103,6 +103,9 @@ def plan(
         model: settings that the plan does not choose.
         train: likewise.
         given: names of settings of both that are kept as they are.
+
+    Raises:
+        UserError: settings that are given do not suit each other.
     """
     rungs = ladder(model, vocab_size, given)
     most = _most(tokens)
@@ -148,7 +151,7 @@ def _lay_out(
     if "batch_size" in given:
         batch_size = train.batch_size
     per_step = batch_size * model.context_length * train.grad_accumulation
-    steps = max(1, round(epochs * tokens / per_step))
+    steps = min(MAX_STEPS, max(1, round(epochs * tokens / per_step)))
     chosen: dict[str, Any] = {
         "batch_size": batch_size,
         "steps": steps,

@@ -1,0 +1,32 @@
+"""The dial: a plan for a real text on this machine, however fast it is."""
+
+from dataclasses import replace
+
+import pytest
+
+from tinygpt.presets import PRESETS
+from tinygpt.text.tokenizer import get_tokenizer
+from tinygpt.training import dial
+from tinygpt.training.plan import plan
+from tinygpt.training.text_data import TextData
+
+PRESET = PRESETS["tiny"]
+
+
+@pytest.fixture
+def text(monkeypatch: pytest.MonkeyPatch) -> TextData:
+    monkeypatch.setattr(dial, "MEASURED", 0.01)  # seconds
+    return TextData("handbook", get_tokenizer("handbook-4k"), 64)
+
+
+def test_a_plan_follows_from_the_measured_speed(
+    text: TextData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = replace(PRESET.train, minutes=1.0, device="cpu")
+    assert dial.measure_speed(PRESET.model, train, text) > 0
+    monkeypatch.setattr(dial, "measure_speed", lambda *_: 1e12)
+    made = dial.plan_for(PRESET.model, train, text, ("n_layers",))
+    size, vocab = text.n_tokens, text.tokenizer.vocab_size
+    assert made == plan(size, vocab, 1.0, 1e12, PRESET.model, train, ("n_layers",))
+    assert made.model.n_layers == PRESET.model.n_layers
+    assert text.context_length == made.model.context_length == 128
