@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from tinygpt.errors import UserError
 from tinygpt.text import parallel_encode as cutting
-from tinygpt.text.bpe import KNOWN_PATTERNS
+from tinygpt.text.bpe import END_OF_TEXT, KNOWN_PATTERNS
 from tinygpt.text.bpe_training import train_bpe
-from tinygpt.text.corpora import find, load_text
+from tinygpt.text.corpora import find
+from tinygpt.text.documents import encode_documents, load_documents
 from tinygpt.text.parallel_encode import (
     encode_pieces,
     pieces,
@@ -47,22 +48,34 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 def ids_of(name: str, tokenizer: Tokenizer, workers: int = 1) -> tuple[list[int], int]:
     """All ids by way of pieces, and the bytes of the text."""
     ids, size = [], 0
-    for piece, (raw, n, length) in encode_pieces(
-        pieces(find(name)), tokenizer, "uint16", workers
-    ):
-        ids += np.frombuffer(raw, "<u2").tolist()
-        size += length
-        assert n == len(raw) // 2
-        assert piece.size > 0
+    for piece, made in encode_pieces(pieces(find(name)), tokenizer, "uint16", workers):
+        ids += np.frombuffer(made.ids, "<u2").tolist()
+        size += made.n_bytes
+        assert made.n_ids == len(made.ids) // 2
+        assert piece.parts
     return ids, size
 
 
 lines = st.lists(
     st.sampled_from(
-        ["the end.", "", " a", "12", "it's", "/", "\u6f22\u3002", "Z z a b"]
+        [
+            "the end.",
+            "",
+            " a",
+            "12",
+            "it's",
+            "/",
+            "\u6f22\u3002",
+            "Z z a b",
+            END_OF_TEXT,
+        ]
     )
 )
-nasty = st.one_of(st.text(SIGNS), lines.map("\n".join), lines.map(" \r\n".join))
+nasty = st.one_of(
+    st.lists(st.sampled_from([*SIGNS, f"\n{END_OF_TEXT}\n"])).map("".join),
+    lines.map("\n".join),
+    lines.map(" \r\n".join),
+)
 
 
 @settings(
@@ -72,7 +85,10 @@ nasty = st.one_of(st.text(SIGNS), lines.map("\n".join), lines.map(" \r\n".join))
 )
 @given(texts=st.lists(nasty, min_size=1, max_size=4), piece=st.integers(1, 12))
 @example(texts=["", "", "\ufeff"], piece=1)  # a file with no text behind its mark
-def test_the_ids_of_the_pieces_are_the_ids_of_the_whole(
+@example(
+    texts=[f"a\n \n{END_OF_TEXT}\n\n{END_OF_TEXT} \r\nb\n\n{END_OF_TEXT}"], piece=1
+)
+def test_the_ids_of_the_pieces_are_the_ids_of_the_documents(
     texts: list[str], piece: int, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     """Several files, pieces of a few bytes, every kind of white space and sign."""
@@ -87,14 +103,14 @@ def test_the_ids_of_the_pieces_are_the_ids_of_the_whole(
             (tmp_path / f"{i}.txt").write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cutting, "PIECE", piece)
-        patch.setattr(cutting, "_WINDOW", 11)
+        patch.setattr(cutting, "_WINDOW", 23)
         try:
-            whole = load_text(str(tmp_path))
+            documents = load_documents(str(tmp_path))
         except UserError:
             return  # nothing but white space
         ids, size = ids_of(str(tmp_path), tokenizer)
-    assert ids == tokenizer.encode(whole)
-    assert size == len(whole.encode())
+    assert ids == encode_documents(documents, tokenizer)
+    assert size == len("".join(documents).encode())
 
 
 @pytest.mark.parametrize(
@@ -140,8 +156,8 @@ def test_two_megabytes_of_white_space(sign: str, tmp_path: Path) -> None:
     text = f"a{sign * 2_000_000}b"
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     ids, size = ids_of(f"{tmp_path}/a.txt", tokenizer)
-    assert size == len(text) == sum(tokenizer.byte_lengths[i] for i in ids)
-    assert tokenizer.decode([ids[0], ids[-1]]).replace(" ", "") == "ab"
+    assert size == len(text) == sum(tokenizer.byte_lengths[i] for i in ids[:-1])
+    assert tokenizer.decode([ids[0], ids[-2]]).replace(" ", "") == "ab"
 
 
 # --- Processes ---------------------------------------------------------------------

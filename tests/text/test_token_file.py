@@ -18,6 +18,7 @@ from tinygpt.text import parallel_encode as pieces
 from tinygpt.text import token_file
 from tinygpt.text.bpe import END_OF_TEXT, GPT2_PATTERN
 from tinygpt.text.bpe_training import train_bpe
+from tinygpt.text.documents import encode_documents, load_documents
 from tinygpt.text.token_file import (
     HEAD,
     checksum,
@@ -59,6 +60,19 @@ def test_a_token_file_holds_the_ids_of_the_text(
     assert (told.tokenizer, told.vocabulary) == ("high", checksum(high))
     assert (told.tokens, told.text_bytes) == (len(ids), len(SENTENCE) * 5)
     assert {p.name for p in here.iterdir()} == {"a.tokens", "text.txt"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_document_is_followed_by_its_end(
+    workers: int, here: Path, tokenizer: Tokenizer
+) -> None:
+    """As in the plain path; SENTENCE ends in a blank line, which is split otherwise."""
+    Path("text.txt").write_text(f"{SENTENCE}{END_OF_TEXT}\n" * 9, encoding="utf-8")
+    told = prepare_tokens("text.txt", Path("a.tokens"), tokenizer, workers)
+    documents = load_documents("text.txt")
+    ids = open_tokens(Path("a.tokens"), tokenizer)
+    assert ids.tolist() == encode_documents(documents, tokenizer)
+    assert (told.documents, told.text_bytes) == (9, len(SENTENCE) * 9)
 
 
 def test_the_bar_shows_the_bytes(

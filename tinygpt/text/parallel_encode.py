@@ -1,8 +1,8 @@
 """A text of any size encoded by several processes, piece by piece.
 
-The ids of the pieces, concatenated, are exactly those that `Tokenizer.encode` gives for
-the whole text; memory does not grow with the text. Does not import torch, to keep the
-workers small. What it leaves out: where the ids are stored (see `token_file`).
+The ids of the pieces, concatenated, are exactly those that `encode_documents` gives for
+the text's documents; memory does not grow with the text. Does not import torch, to keep
+the workers small. What it leaves out: where the ids are stored (see `token_file`).
 """
 
 import os
@@ -20,7 +20,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tinygpt.errors import UserError
-from tinygpt.text.corpora import read
+from tinygpt.text.bpe import END_OF_TEXT
+from tinygpt.text.corpora import is_jsonl, read, read_lines
+from tinygpt.text.documents import SEPARATOR
 from tinygpt.text.tokenizer import Tokenizer
 
 PIECE = 1 << 20  # bytes of text that a worker encodes at a time
@@ -30,9 +32,9 @@ PIECE = 1 << 20  # bytes of text that a worker encodes at a time
 # No known pattern continues a word past a line end, unless the next line starts with
 # white space (also beyond ASCII: U+00A0, U+3000, ...) or a slash.
 _START = rb"(?:[!-.0-~\xc3-\xdf\xe4-\xf4]|\xe3[\x81-\xbf])"
-_LINE = re.compile(rb"\n(?=" + _START + rb")")
-_MARK = rb"\xef\xbb\xbf"  # a byte-order mark, dropped at the start of a file
-_FIRST = re.compile(rb"(?:" + _MARK + rb"|(?!" + _MARK + rb"))" + _START)
+# Before a line that ends a document white space stands at the end of a text.
+_END = END_OF_TEXT.encode()
+_LINE = re.compile(rb"\n(?!" + re.escape(_END) + rb")(?=" + _START + rb")")
 # In a text without line ends: a space between a letter or digit and a letter.
 _SPACE = re.compile(rb"(?<=[A-Za-z0-9])(?= [A-Za-z])")
 _WINDOW = 1 << 16
@@ -43,11 +45,9 @@ class Piece(NamedTuple):
 
     parts: list[tuple[Path, int, int | None]]
     """File, first byte, and the byte after the last; None is the end of the file."""
-    joint: str
-    """What stands between the last part and the next file."""
     context: str
-    """How the text continues: white space before a word is split differently from white
-    space at the end of a text. Its ids are dropped again."""
+    """How the last part continues in its file: white space before a word is split
+    differently from white space at the end of a text. Its ids are dropped again."""
     reached: tuple[int, int]
     """File and byte that come next."""
     size: int
@@ -55,7 +55,7 @@ class Piece(NamedTuple):
 
 
 def pieces(files: list[Path], index: int = 0, begin: int = 0) -> Iterator[Piece]:
-    """The texts joined by newlines, as `load_text` joins them.
+    """The text of all files, in order; of each, documents and parts of documents.
 
     Starts at byte `begin` of file `index`, which an earlier piece has `reached`.
 
@@ -69,14 +69,12 @@ def pieces(files: list[Path], index: int = 0, begin: int = 0) -> Iterator[Piece]
         while cut := _cut(files[index], max(begin, begin + PIECE - held), size):
             end, context = cut
             parts.append((files[index], begin, end))
-            yield Piece(parts, "", context, (index, end), held + end - begin)
+            yield Piece(parts, context, (index, end), held + end - begin)
             parts, held, begin = [], 0, end
         parts.append((files[index], begin, None))
         held, index, begin = held + size - begin, index + 1, 0
-        if index == len(files):
-            yield Piece(parts, "", "", (index, 0), held)
-        elif held >= PIECE and _FIRST.match(_first_bytes(files[index])):
-            yield Piece(parts, "\n", "x", (index, 0), held)
+        if index == len(files) or held >= PIECE:
+            yield Piece(parts, "", (index, 0), held)
             parts, held = [], 0
 
 
@@ -84,22 +82,18 @@ def _cut(path: Path, at: int, size: int) -> tuple[int, str] | None:
     """The first place from byte `at` on where the text can be cut, and its context."""
     if at >= size:
         return None
-    is_text = path.suffix.lower() != ".jsonl"  # there, a line is a chat
+    is_text = not is_jsonl(path)  # there, a line is a document
     with path.open("rb") as file:
         while at < size:
             file.seek(at)
             window = file.read(_WINDOW)
-            if found := _LINE.search(window):
+            seen = len(window) - (len(_END) if at + len(window) < size else 0)
+            if (found := _LINE.search(window)) and found.end() <= seen:
                 return at + found.end(), "x"
             if is_text and (found := _SPACE.search(window)):
                 return at + found.end(), " x"
-            at += max(1, len(window) - 4)  # a match has up to 4 bytes
+            at += max(1, len(window) - len(_END) - 1)  # a match, seen to its end
     return None
-
-
-def _first_bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(8)
 
 
 def require_splittable(tokenizer: Tokenizer) -> None:
@@ -125,21 +119,52 @@ def require_splittable(tokenizer: Tokenizer) -> None:
 
 # --- Encoding ----------------------------------------------------------------------
 
-Encoded = tuple[bytes, int, int]  # the ids as bytes, their number, bytes of the text
+
+class Encoded(NamedTuple):
+    """What has become of a piece."""
+
+    ids: bytes
+    n_ids: int
+    n_bytes: int
+    """UTF-8 bytes of the text in documents."""
+    n_documents: int
+    """Documents that end here."""
 
 
 class _Encoder:
-    """Encodes a piece."""
+    """Encodes a piece; every document that ends in it is followed by its token."""
 
     def __init__(self, tokenizer: Tokenizer, dtype: str) -> None:
         self.encode = tokenizer.fast_encoder()
+        self.end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
         self.dtype = np.dtype(dtype).newbyteorder("<")
 
     def __call__(self, piece: Piece) -> Encoded:
-        text = "\n".join(read(*part) for part in piece.parts) + piece.joint
-        ids = self.encode(text + piece.context)
-        n = len(ids) - len(self.encode(piece.context))
-        return np.array(ids[:n], self.dtype).tobytes(), n, len(text.encode())
+        *whole, last = [_documents(*part) for part in piece.parts]
+        documents = [document for part in whole for document in part]
+        rest = ""
+        if piece.context:  # what follows is no white space, so this is no blank end
+            *last, rest = last
+        documents = [d for d in [*documents, *last] if d.strip()]
+        ids = list[int]()
+        for document in documents:
+            ids += self.encode(document) + self.end
+        if rest:
+            dropped = len(self.encode(piece.context))
+            ids += self.encode(rest + piece.context)[:-dropped]
+        size = sum(len(text.encode()) for text in [*documents, rest])
+        raw = np.array(ids, self.dtype).tobytes()
+        return Encoded(raw, len(ids), size, len(documents))
+
+
+def _documents(path: Path, begin: int, end: int | None) -> list[str]:
+    """The documents of a part of a file, as `load_documents` finds them, blank or not.
+
+    Where the part ends inside the file the last one is not complete, or empty.
+    """
+    if not is_jsonl(path):
+        return SEPARATOR.split(read(path, begin, end))
+    return read_lines(path, begin, end) + [""] * (end is not None)
 
 
 _encoder: _Encoder  # a worker's own: set up once, not sent along with every piece
@@ -167,7 +192,7 @@ def _encode(piece: Piece) -> Encoded:
 def encode_pieces(
     todo: Iterator[Piece], tokenizer: Tokenizer, dtype: str, workers: int
 ) -> Generator[tuple[Piece, Encoded], None, None]:
-    """Every piece in order, with its ids as bytes, their number, its bytes of text.
+    """Every piece in order, with its ids.
 
     `dtype` is the ids' type, such as "uint16". At most two pieces per worker are in
     flight, so memory does not grow with the text; closing the generator ends the

@@ -2,10 +2,11 @@
 
 A token file is a header of 1,024 bytes (a line that names the format, then JSON) and
 the ids as uint16, or as uint32 where a vocabulary has more than 65,536 entries. It
-holds exactly the ids that `Tokenizer.encode` gives for the whole text. Until it is
-complete it is called .NAME.part and says so, so that no partial file is ever used; the
-same command continues where a killed one stopped. What it leaves out: encoding the text
-(see `parallel_encode`), the split and the batches (see `dataset`).
+holds exactly the ids that `encode_documents` gives for the text, and no end of a
+document if there is only one. Until it is complete it is called .NAME.part and says so,
+so that no partial file is ever used; the same command continues where a killed one
+stopped. What it leaves out: encoding the text (see `parallel_encode`), the split and
+the batches (see `dataset`).
 """
 
 import hashlib
@@ -48,6 +49,8 @@ class TokenFile:
     tokens: int = 0
     text_bytes: int = 0
     """UTF-8 bytes of the text, for bits per byte."""
+    documents: int = 0
+    """How many the text holds; zero if the file is older than this field."""
     sources: str = ""
     """Until the file is complete: checksum of names, sizes and times of the texts."""
     reached: list[int] | None = None
@@ -112,7 +115,7 @@ def _parse_head(head: bytes) -> TokenFile | None:
     except (ValueError, TypeError):  # TypeError: other fields, or no object
         return None
     texts = (told.tokenizer, told.vocabulary, told.sources)
-    counts = [told.text_bytes]
+    counts = [told.text_bytes, told.documents]
     if told.reached is not None:
         if not (isinstance(told.reached, list) and len(told.reached) == 2):
             return None
@@ -169,7 +172,7 @@ def prepare_tokens(
     workers: int = 1,
     show_progress: bool = False,
 ) -> TokenFile:
-    """Write the tokens of a text (see `corpora.load_text`) to the token file `out`.
+    """Write the tokens of a text (see `load_documents`) to the token file `out`.
 
     Memory does not grow with the text: a process holds about a megabyte of it. Work
     that an earlier, killed call has done for the same text is not repeated.
@@ -226,7 +229,8 @@ def _resume(part: Path, fresh: TokenFile) -> TokenFile:
         require_readable(part)  # it may be a pipe, which would block
         with part.open("r+b") as file:
             told = _parse_head(file.read(HEAD))
-            if told and replace(told, tokens=0, text_bytes=0, reached=[0, 0]) == fresh:
+            none = {"tokens": 0, "text_bytes": 0, "documents": 0, "reached": [0, 0]}
+            if told and replace(told, **none) == fresh:
                 end = HEAD + told.tokens * told.itemsize
                 if end <= os.fstat(file.fileno()).st_size:
                     file.truncate(end)
@@ -257,17 +261,21 @@ def _fill(
     todo = encode_pieces(pieces(files, index, begin), tokenizer, told.dtype, workers)
     with bar, closing(todo):
         file.seek(0, os.SEEK_END)
-        for n, (piece, (ids, count, size)) in enumerate(todo, start=1):
-            file.write(ids)
+        for n, (piece, made) in enumerate(todo, start=1):
+            file.write(made.ids)
             told = replace(
                 told,
-                tokens=told.tokens + count,
-                text_bytes=told.text_bytes + size,
+                tokens=told.tokens + made.n_ids,
+                text_bytes=told.text_bytes + made.n_bytes,
+                documents=told.documents + made.n_documents,
                 reached=list(piece.reached),
             )
             if n % SAVE_AFTER == 0:
                 _save(file, told)
             bar.update(piece.size)
+    if told.documents == 1 and tokenizer.end_of_text is not None:
+        told = replace(told, tokens=told.tokens - 1)  # nothing to be told apart
+        file.truncate(HEAD + told.tokens * told.itemsize)
     told = replace(told, sources="", reached=None)
     _save(file, told)
     return told
