@@ -127,7 +127,7 @@ def processes(text: str, n: int) -> None:
             for _ in range(workers):
                 next(todo)
             start = time.perf_counter()
-            tokens = sum(count for _, (_, count, _) in todo)
+            tokens = sum(made.n_ids for _, made in todo)
             return tokens / (time.perf_counter() - start)
 
         return measure

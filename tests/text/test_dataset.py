@@ -16,6 +16,7 @@ from tinygpt.text.dataset import (
     Batches,
     epoch_order,
     split_at,
+    split_at_document,
     split_tokens,
     whole_split,
 )
@@ -61,6 +62,21 @@ def test_of_a_big_text_no_more_than_a_million_tokens_validate(
     monkeypatch.setattr(dataset, "MOST_VALIDATION", 20)
     assert split_at(1000, context_length=5) == 980
     assert split_at(100, context_length=5) == 90
+
+
+def test_a_stream_of_documents_is_cut_after_one() -> None:
+    ids = torch.ones(1000, dtype=torch.int64)
+    assert split_at_document(ids, 5, end_of_text=0) == 900
+    ids[[880, 920, 930]] = 0
+    assert split_at_document(ids, 5, end_of_text=0) == 921
+    assert split_at_document(ids, 5, end_of_text=None) == 900
+    ids[899] = 0
+    assert split_at_document(ids, 5, end_of_text=0) == 900
+    ids[:] = 1
+    ids[950] = 0  # the document is longer than a twentieth
+    assert split_at_document(ids, 5, end_of_text=0) == 900
+    ids[920] = 0  # and here too little would be left to validate
+    assert split_at_document(ids, 90, end_of_text=0) == 900
 
 
 def starts_of(batches: Batches, n_epochs: int) -> list[int]:
@@ -191,8 +207,8 @@ def test_a_mapped_file_is_let_go_of_again(
     mapped = np.memmap(tmp_path / "ids.bin", dtype="uint16", mode="r")
     ours = Batches(mapped[:470], context_length=7, batch_size=3, seed=5)
     theirs = Batches(ids[:470], context_length=7, batch_size=3, seed=5)
-    assert isinstance(ours._map, mmap.mmap)
-    assert theirs._map is None
+    assert [type(file) for file in ours._maps] == [mmap.mmap]
+    assert theirs._maps == []
     for step in range(9):
         assert torch.equal(ours.at(step)[1], theirs.at(step)[1])
     assert ours._taken < 5 or dataset.MADV_DONTNEED is None

@@ -13,11 +13,12 @@ from jaxtyping import Int, Integer
 from torch import Tensor
 
 from tinygpt.errors import UserError
+from tinygpt.text.joined_tokens import JoinedIds
 
 MADV_DONTNEED: int | None = getattr(mmap, "MADV_DONTNEED", None)  # not on Windows
 
-# Ids in memory, or a memory-mapped array of uint16 or uint32 ids on disk.
-Tokens = Int[Tensor, " N"] | Integer[np.ndarray, " N"]
+# Ids in memory, or memory-mapped arrays of uint16 or uint32 ids on disk.
+Tokens = Int[Tensor, " N"] | Integer[np.ndarray, " N"] | JoinedIds
 Batch = tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]
 
 # Enough to tell two models apart; evaluating a tenth of a gigabyte would take longer
@@ -39,6 +40,21 @@ def split_at(n: int, context_length: int, train_fraction: float = 0.9) -> int:
     cut = max(int(train_fraction * n), n - MOST_VALIDATION)
     require_long_enough(cut, n - cut, context_length)
     return cut
+
+
+def split_at_document(ids: Tokens, context_length: int, end_of_text: int | None) -> int:
+    """As `split_at`, but the document in which the cut falls trains as a whole.
+
+    A document that goes on for more than a twentieth of the text is cut itself.
+
+    Raises:
+        UserError: see `split_at`.
+    """
+    cut = split_at(len(ids), context_length)
+    room = len(ids) - cut - (context_length + 1)  # what validation can spare
+    reach = min(room, len(ids) // 20, MOST_VALIDATION // 2)
+    ends = np.flatnonzero(np.asarray(ids[cut - 1 : cut + reach]) == end_of_text)
+    return cut + int(ends[0]) if len(ends) else cut
 
 
 def require_long_enough(n_train: int, n_val: int, context_length: int) -> None:
@@ -86,12 +102,16 @@ def epoch_order(n: int, seed: int, epoch: int) -> Integer[np.ndarray, " n"]:
 RELEASE_AFTER = 1000  # windows
 
 
-def _map_of(tokens: Tokens) -> mmap.mmap | None:
-    """The memory-mapped file behind an array, or None."""
-    base: object = tokens
-    while isinstance(base, np.ndarray):
-        base = base.base
-    return base if isinstance(base, mmap.mmap) else None
+def _maps_of(tokens: Tokens) -> list[mmap.mmap]:
+    """The memory-mapped files behind ids."""
+    maps = list[mmap.mmap]()
+    for ids in tokens.arrays if isinstance(tokens, JoinedIds) else [tokens]:
+        base: object = ids
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if isinstance(base, mmap.mmap):
+            maps.append(base)
+    return maps
 
 
 class Batches:
@@ -124,14 +144,17 @@ class Batches:
                 f"{len(tokens)} tokens are too few for one window of context_length + "
                 f"1 = {context_length + 1}: give more text or a shorter context_length."
             )
-        self.tokens = np.asarray(tokens)  # shares the memory, a mapped file's too
+        # An array shares the memory, a mapped file's too.
+        self.tokens: np.ndarray | JoinedIds = (
+            tokens if isinstance(tokens, JoinedIds) else np.asarray(tokens)
+        )
         self.context_length = context_length
         self.batch_size = batch_size
         self.seed = seed
         # One window fewer than fits at offset 0 leaves room to shift the others.
         self.n_windows = max(1, len(tokens) // context_length - 1)
         self._epoch, self._starts = -1, np.empty(0, dtype=np.int64)
-        self._map, self._taken = _map_of(tokens), 0
+        self._maps, self._taken = _maps_of(tokens), 0
 
     def epoch_of(self, step: int, world_size: int = 1) -> int:
         """The epoch in which the first window of this step's batch lies."""
@@ -153,8 +176,9 @@ class Batches:
         index = np.concatenate(starts)[:, None] + np.arange(self.context_length + 1)
         windows = torch.from_numpy(self.tokens[index].astype(np.int64, copy=False))
         self._taken += self.batch_size
-        if self._map and MADV_DONTNEED and self._taken >= RELEASE_AFTER:
-            self._map.madvise(MADV_DONTNEED)  # a window maps 64 KB on Linux
+        if self._maps and MADV_DONTNEED and self._taken >= RELEASE_AFTER:
+            for file in self._maps:
+                file.madvise(MADV_DONTNEED)  # a window maps 64 KB on Linux
             self._taken = 0
         return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 

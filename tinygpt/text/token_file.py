@@ -229,8 +229,9 @@ def _resume(part: Path, fresh: TokenFile) -> TokenFile:
         require_readable(part)  # it may be a pipe, which would block
         with part.open("r+b") as file:
             told = _parse_head(file.read(HEAD))
-            none = {"tokens": 0, "text_bytes": 0, "documents": 0, "reached": [0, 0]}
-            if told and replace(told, **none) == fresh:
+            if told and fresh == replace(
+                told, tokens=0, text_bytes=0, documents=0, reached=[0, 0]
+            ):
                 end = HEAD + told.tokens * told.itemsize
                 if end <= os.fstat(file.fileno()).st_size:
                     file.truncate(end)

@@ -7,7 +7,6 @@ reading texts (see `text.corpora`), batches (see `text.dataset`).
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,12 +20,13 @@ from tinygpt.text.bpe_training import learn_vocabulary
 from tinygpt.text.dataset import (
     Tokens,
     require_long_enough,
-    split_at,
+    split_at_document,
     split_tokens,
     whole_split,
 )
 from tinygpt.text.documents import encode_documents, load_documents, split_documents
-from tinygpt.text.token_file import SUFFIX, open_tokens, read_head
+from tinygpt.text.joined_tokens import find_tokens, open_joined
+from tinygpt.text.token_file import read_head
 from tinygpt.text.tokenizer import TOKENIZER_NAMES, Tokenizer, get_tokenizer
 from tinygpt.training.evaluation import Evaluation, baselines, evaluate, longest_copy
 
@@ -36,14 +36,14 @@ MOST_KNOWN = 1_000_000  # tokens that the baselines and the memorisation report 
 class TextData:
     """A text as token ids, the first 90 % to train on, the rest to validate.
 
-    A text of several documents is split between two of them (see `split_documents`), a
-    text in one piece between two tokens.
+    A text of several documents is split between two of them (see `split_documents`, and
+    `split_at_document` for token files), a text in one piece between two tokens.
     """
 
     def __init__(self, name: str, tokenizer: Tokenizer, context_length: int) -> None:
         """Read the text `name` (see `corpora.load_text`) and split its tokens.
 
-        The training part of a token file stays on disk.
+        The training part of token files stays on disk.
 
         Raises:
             UserError: the text cannot be read, or is too short.
@@ -51,9 +51,9 @@ class TextData:
         self.name, self.tokenizer = name, tokenizer
         self.context_length = context_length
         self.train: Tokens
-        if is_token_file(name):
-            ids = open_tokens(Path(name).expanduser(), tokenizer)
-            cut = split_at(len(ids), context_length)
+        if paths := find_tokens(name):
+            ids = open_joined(paths, tokenizer)
+            cut = split_at_document(ids, context_length, tokenizer.end_of_text)
             self.train, self.val = ids[:cut], _in_memory(ids[cut:])
         else:
             documents = load_documents(name)
@@ -113,27 +113,22 @@ class TextData:
         return baselines(self.known, self.val, t.vocab_size, t.decode_bytes)
 
 
-def is_token_file(name: str) -> bool:
-    """Whether `name` means tokens that `data prepare` has made."""
-    return Path(name).suffix == SUFFIX
-
-
 def tokenizer_for(name: str, data: str) -> Tokenizer:
     """The tokenizer `name` for the text `data`.
 
-    "auto" learns one from the training part; for a token file it is the one that made
-    the file.
+    "auto" learns one from the training part; for token files it is the one that made
+    the first.
 
     Raises:
         UserError: the tokenizer is unknown, or the text cannot be read.
     """
     if name != "auto":
         return get_tokenizer(name)
-    if is_token_file(data):
-        used = read_head(Path(data).expanduser()).tokenizer
+    if paths := find_tokens(data):
+        used = read_head(paths[0]).tokenizer
         require(
             used in TOKENIZER_NAMES,
-            f"{data} holds tokens of {used}: name its file with --tokenizer",
+            f"{paths[0]} holds tokens of {used}: name its file with --tokenizer",
         )
         return get_tokenizer(used)
     train, _ = split_documents(load_documents(data))
