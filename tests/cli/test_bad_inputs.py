@@ -69,6 +69,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "binary.tokens").write_bytes(bytes(range(256)))
     (folder / "utf16.txt").write_text("a text", encoding="utf-16")
     (folder / "nul.txt").write_bytes(b"a text\0" * 100)
+    with (folder / "huge.txt").open("wb") as file:
+        file.truncate(2_000_000_000)  # takes no room
     (folder / "nothing").mkdir()
     (folder / "loop").symlink_to("loop")
     (folder / "badgpt").mkdir()

@@ -18,6 +18,7 @@ from tinygpt.text.downloads import download
 from tinygpt.text.jsonl import Conversation, parse_chats, parse_lines, plain_text
 
 TEXT_SUFFIXES = {".txt", ".md", ".jsonl"}
+MOST_TO_READ = 500_000_000  # bytes: in memory, as text and as ids, about ten times that
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,9 @@ def load_text(name_or_path: str) -> str:
 
     Raises:
         UserError: the name is unknown, or a file is missing, unreadable, empty or
-            binary.
+            binary, or together they are too large to be read into memory.
     """
-    text = "\n".join(read(path) for path in find(name_or_path))
+    text = "\n".join(read(path) for path in find_to_read(name_or_path))
     if not text.strip():
         raise UserError(f"{name_or_path} is empty: give a file with text in it.")
     return text
@@ -153,6 +154,23 @@ def find(name: str) -> list[Path]:
     if not files:
         kinds = "text files (.txt, .md, .jsonl)" if path.is_dir() else "matching files"
         raise UserError(f"{name} holds no {kinds}: check the path.")
+    return files
+
+
+def find_to_read(name: str) -> list[Path]:
+    """As `find`, for files that are read whole.
+
+    Raises:
+        UserError: as `find`, or they have more than half a gigabyte together.
+    """
+    files = find(name)
+    size = sum(path.stat().st_size for path in files)
+    if size > MOST_TO_READ:
+        raise UserError(
+            f"{name} is too large to be read whole ({size / 1e6:,.0f} MB, more than "
+            f"{MOST_TO_READ / 1e6:,.0f}): make a token file of it with `tinygpt data "
+            "prepare`, and train on that."
+        )
     return files
 
 

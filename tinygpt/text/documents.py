@@ -13,7 +13,7 @@ import regex
 
 from tinygpt.errors import UserError
 from tinygpt.text.bpe import END_OF_TEXT
-from tinygpt.text.corpora import find, is_jsonl, read, read_lines
+from tinygpt.text.corpora import find_to_read, is_jsonl, read, read_lines
 from tinygpt.text.tokenizer import Tokenizer
 
 SEPARATOR = regex.compile(rf"^{regex.escape(END_OF_TEXT)}[ \t]*(?:\r?\n|\Z)", regex.M)
@@ -31,7 +31,7 @@ def load_documents(name_or_path: str) -> list[str]:
         UserError: as `corpora.load_text`.
     """
     documents: list[str] = []
-    for path in find(name_or_path):
+    for path in find_to_read(name_or_path):
         documents += read_lines(path) if is_jsonl(path) else SEPARATOR.split(read(path))
     documents = [document for document in documents if document.strip()]
     if not documents:
