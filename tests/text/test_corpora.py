@@ -316,6 +316,12 @@ REFERENCE = {  # noted when the seed demo was measured, apart from the package
         1_115_394,
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
     ),
+    "tinystories": (
+        "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main/"
+        "TinyStories-valid.txt",
+        19_447_282,
+        "94e431816c4cce81ff71e4408ff8d3bda9a42e8d2663986697c3954288cb38b4",
+    ),
 }
 
 

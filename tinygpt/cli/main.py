@@ -113,17 +113,16 @@ def run_tokenize(args: Tokenize) -> None:
     from tinygpt.text.tokenizer import get_tokenizer
 
     if args.train_on is not None:
-        from tinygpt.text.corpora import load_text
+        from tinygpt.text import documents
 
         if args.save is None:
             raise UserError("say where the new vocabulary goes: --save NAME.tiktoken")
         require(not args.save.is_dir(), f"{args.save} is a folder: name a file")
-        text = load_text(args.train_on)
-        text = text[: int(0.9 * len(text))]
-        trained = train_bpe(text, args.vocab_size)
+        texts, _ = documents.split_documents(documents.load_documents(args.train_on))
+        trained = train_bpe(texts, args.vocab_size)
         trained.save(args.save)
-        ids = trained.encode(text)
-        per_token = len(text.encode("utf-8")) / len(ids)
+        ids = documents.encode_documents(texts, trained, separate=False)
+        per_token = len("".join(texts).encode("utf-8")) / max(1, len(ids))
         say(
             f"{args.save}: {trained.vocab_size} entries, "
             f"{per_token:.2f} bytes per token"
