@@ -1,0 +1,347 @@
+"""The dial `--minutes`: do more minutes disappoint, and would an expert do better?
+
+For texts of different size, kind and alphabet, and for several budgets, the plan of
+`tinygpt train TEXT --minutes M` is made for a machine of `SPEED`, and carried out by
+steps in place of the clock, so that the result does not depend on what else this
+machine does. The weights that did best on the sample of the validation split are kept,
+as `train` keeps them, and measured on all of it.
+
+`--grid` trains the neighbours of each plan as well: a smaller and a larger model, half
+and double the weight decay, half the length. Two promises are checked:
+
+1. with more minutes, bits per byte never rise by more than 0.01;
+2. at each budget, a plan is within 2 % of the best of all runs that cost no more.
+
+    python benchmarks/dial.py [--texts handbook stories] [--budgets 0.5 1 2] [--grid]
+        [--only larger "half decay"] [--table]
+
+Every run is kept as soon as it is over, and what is there is not run again, whichever
+plan asked for it. Both take hours. What it leaves out: other seeds (one changes the
+third digit after the point) and the measuring of speed (see `tinygpt/training/dial`).
+"""
+
+import argparse
+import gzip
+import hashlib
+import random
+import re
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from side_by_side import RESULTS, load, machine, print_rows, row, save
+
+from tinygpt.runtime.device import calm_threads
+
+calm_threads()
+import torch
+
+from tinygpt.config import replace
+from tinygpt.model.gpt import GPT
+from tinygpt.presets import PRESETS
+from tinygpt.text.bpe import END_OF_TEXT
+from tinygpt.text.dataset import Batches
+from tinygpt.text.documents import load_documents
+from tinygpt.training.plan import LADDER, Plan, flops_per_token, plan
+from tinygpt.training.text_data import TextData, tokenizer_for
+from tinygpt.training.trainer import Trainer
+
+SPEED = (
+    1e11  # flop/s: two cores of 2023, each 5.1e10 in steps of 128 to 192 wide models
+)
+BUDGETS = (0.5, 1.0, 2.0, 5.0, 10.0)  # minutes
+RISE, WITHIN = 0.01, 0.02  # bits per byte; a share
+SIZES = ("d_model", "n_layers", "n_heads", "context_length")
+SHAPE = ("d_model", "n_layers", "context_length", "dropout")  # with these they tell
+TRAINING = ("steps", "batch_size", "weight_decay", "muon_lr", "beta1") + (
+    "final_lr_fraction",
+    "average_fraction",
+)  # one run from another
+DATA = Path(__file__).resolve().parent.parent / "data"
+MANUALS = Path("/usr/share/man/ru")
+
+
+def handbook() -> list[str]:
+    """The handbook, which is one document."""
+    return load_documents("handbook")
+
+
+def stories() -> list[str]:
+    """Very short stories."""
+    return load_documents("stories")
+
+
+def chats() -> list[str]:
+    """Chats of a shop, as somebody would write them down."""
+    return load_documents(str(DATA / "shop_chats.jsonl"))
+
+
+def python() -> list[str]:
+    """Modules of Python's standard library."""
+    files = Path(sysconfig.get_paths()["stdlib"]).glob("[a-z]*.py")
+    return _some((p.read_text(encoding="utf-8") for p in sorted(files)), 1_500_000)
+
+
+def russian() -> list[str]:
+    """Manual pages in Russian, without their marks; nothing where there are none."""
+    pages = []
+    for path in sorted(MANUALS.glob("man*/*.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            page = re.sub(r'^\.\\".*\n', "", file.read(), flags=re.M)
+        page = re.sub(r"^\.[A-Za-z]+ ?", "", page, flags=re.M)
+        page = re.sub(r"\\f[A-Z]|\\[&%|~-]", "", page).replace("\\", "")
+        pages += [page] if len(page) > 500 else []  # others are links
+    return _some(iter(pages), 700_000)
+
+
+def _some(documents: Iterator[str], most: int) -> list[str]:
+    """Documents in a random order, always the same, until there are `most` signs."""
+    mixed, taken, size = list(documents), list[str](), 0
+    random.Random(0).shuffle(mixed)
+    for document in mixed:
+        if size > most:
+            break
+        taken.append(document)
+        size += len(document)
+    return taken
+
+
+TEXTS = {f.__name__: f for f in (handbook, stories, chats, python, russian)}
+
+
+class Text:
+    """A text of the benchmark, read and cut into tokens as `tinygpt train` does it."""
+
+    def __init__(self, name: str, documents: list[str]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{name}.txt"
+            parts = [document.strip("\n") for document in documents]
+            written = f"\n{END_OF_TEXT}\n".join(part for part in parts if part.strip())
+            path.write_text(written + "\n", encoding="utf-8")
+            self.data = TextData(str(path), tokenizer_for("auto", str(path)), 64)
+        self.name = name
+        self.sha256 = hashlib.sha256(written.encode()).hexdigest()[:16]
+
+    def plan(self, minutes: float, given: dict[str, Any] | None = None) -> Plan:
+        """The plan for so many minutes, with settings that are given."""
+        preset, given = PRESETS["tiny"], given or {}
+        return plan(
+            self.data.n_tokens,
+            self.data.tokenizer.vocab_size,
+            minutes,
+            SPEED,
+            replace(preset.model, **{k: v for k, v in given.items() if k in SIZES}),
+            replace(preset.train, **{k: v for k, v in given.items() if k not in SIZES}),
+            given,
+        )
+
+    def neighbours(self, minutes: float) -> dict[str, Plan]:
+        """Plans that differ from that for `minutes` in one respect."""
+        made = self.plan(minutes)
+        sizes = tuple(getattr(made.model, name) for name in ("d_model", "n_layers"))
+        rung = [r[:2] for r in LADDER].index(sizes)
+        found = {}
+        for name, at in (("smaller", rung - 1), ("larger", rung + 1)):
+            if 0 <= at < len(LADDER):
+                shape = ("d_model", "n_layers", "n_heads", "context_length")
+                sizes_there = dict(zip(shape, LADDER[at], strict=True))
+                found[name] = self.plan(minutes, sizes_there)
+        own = {name: getattr(made.model, name) for name in SIZES}
+        for name, factor in (("half decay", 0.5), ("double decay", 2.0)):
+            decay = made.train.weight_decay * factor
+            found[name] = self.plan(minutes, own | {"weight_decay": decay})
+        found["half as long"] = self.plan(made.used / 2, own)
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """What is to be known about the text."""
+        t = self.data.tokenizer
+        return {
+            "sha256": self.sha256,
+            "bytes": sum(t.byte_lengths[i] for i in self.data.train.tolist()),
+            "tokens": self.data.n_tokens,
+            "vocab_size": t.vocab_size,
+            "baselines": {k: round(v, 4) for k, v in self.data.baselines().items()},
+        }
+
+
+def settings(text: Text, made: Plan) -> dict[str, Any]:
+    """What tells one run from another."""
+    found: dict[str, Any] = {"text": text.name, "sha256": text.sha256}
+    found |= {name: getattr(made.model, name) for name in SHAPE}
+    for name in TRAINING:
+        value = getattr(made.train, name)
+        found[name] = float(f"{value:.4g}") if isinstance(value, float) else value
+    return found
+
+
+def flops(made: Plan) -> float:
+    """Floating-point operations of all steps."""
+    per_step = made.train.batch_size * made.model.context_length
+    return made.train.steps * per_step * flops_per_token(made.model)
+
+
+def carry_out(text: Text, made: Plan) -> dict[str, Any]:
+    """Train as planned; what came of it."""
+    config, data = replace(made.train, minutes=None), text.data
+    data.context_length = made.model.context_length
+    torch.manual_seed(config.seed)
+    model = GPT(made.model)
+    batches = Batches(data.train, data.context_length, config.batch_size, config.seed)
+    start = time.process_time()
+    trainer = Trainer(
+        model,
+        batches,
+        lambda loss, whole: data.evaluate(loss, None if whole else config.eval_windows),
+        config,
+    )
+    best: dict[str, torch.Tensor] = {}
+    kept, last = 0, 0.0
+    for report in trainer.run():
+        if report.is_best:
+            best = {name: t.clone() for name, t in model.state_dict().items()}
+            kept = report.step
+        last = report.validation.bits_per_byte
+    model.load_state_dict(best)
+    bits = last if kept == trainer.step else data.evaluate(model).bits_per_byte
+    return {
+        "parameters": model.n_parameters(),
+        "epochs": round(made.epochs, 3),
+        "flops": float(f"{flops(made):.4g}"),
+        "kept_step": kept,
+        "bits_per_byte": round(bits, 4),
+        "last_bits_per_byte": round(last, 4),
+        "cpu_seconds": round(time.process_time() - start, 1),
+    }
+
+
+class Results:
+    """The runs so far, on disk."""
+
+    def __init__(self) -> None:
+        there = (RESULTS / "dial.json").exists()
+        self.found = load("dial") if there else {"texts": {}, "runs": []}
+
+    def of(self, text: Text, made: Plan) -> dict[str, Any] | None:
+        """The run that carried this plan out."""
+        wanted = settings(text, made)
+        for run in self.found["runs"]:
+            if all(run[name] == value for name, value in wanted.items()):
+                return run
+        return None
+
+    def train(self, text: Text, made: Plan, why: str) -> None:
+        """Carry out a plan, unless that was done before, and keep the result."""
+        if self.of(text, made):
+            return
+        done = settings(text, made) | carry_out(text, made) | {"why": why}
+        print(f"  {why}: {_short(done)}", flush=True)
+        fresh = Results().found  # another process may have added to it
+        fresh["runs"].append(done)
+        fresh["texts"][text.name] = text.facts()
+        fresh |= {"machine": machine(), "speed": SPEED}
+        self.found = fresh
+        self.save([])
+
+    def save(self, rows: list[dict[str, Any]]) -> None:
+        """Write them down; without `rows`, those of before stay."""
+        self.found["rows"] = rows or self.found.get("rows", [])
+        save("dial", self.found)
+
+    def best(self, text: Text, made: Plan) -> dict[str, Any]:
+        """The best run on the text that costs no more than the plan's budget."""
+        most = 1.01 * 60 * made.minutes * SPEED
+        mine = [r for r in self.found["runs"] if r["sha256"] == text.sha256]
+        return min(
+            (r for r in mine if r["flops"] <= most), key=lambda r: r["bits_per_byte"]
+        )
+
+
+def _short(run: dict[str, Any]) -> str:
+    return (
+        f"d_model {run['d_model']}, {run['n_layers']} blocks, {run['steps']} steps, "
+        f"{run['epochs']:.1f} epochs, weight decay {run['weight_decay']:.2g}: "
+        f"{run['bits_per_byte']:.4f} after {run['kept_step']} steps"
+    )
+
+
+def promises(results: Results, texts: list[Text]) -> list[dict[str, Any]]:
+    """Print every plan beside its best rival; the rows say what was kept."""
+    rises, behind = list[tuple[float, str]](), list[tuple[float, str]]()
+    for text in texts:
+        before: float | None = None
+        for minutes in BUDGETS:
+            made = text.plan(minutes)
+            if (run := results.of(text, made)) is None:
+                continue
+            bits, best = run["bits_per_byte"], results.best(text, made)
+            where = f"{text.name} at {minutes:g} minutes"
+            print(f"{where}: {_short(run)}; best of grid {best['bits_per_byte']:.4f}")
+            if before is not None:
+                rises.append((bits - before, where))
+            before = bits
+            if all(
+                results.of(text, rival) for rival in text.neighbours(minutes).values()
+            ):
+                behind.append((bits / best["bits_per_byte"] - 1, where))
+    rows = []
+    if rises:
+        most, where = max(rises)
+        rows.append(
+            row(
+                f"dial, more minutes on {len(texts)} texts, {len(rises)} steps",
+                f"never {RISE} bits per byte worse",
+                f"at worst {most:+.4f}, {where}",
+                most <= RISE,
+            )
+        )
+    if behind:
+        most, where = max(behind)
+        rows.append(
+            row(
+                f"dial, plan against the best of a grid, {len(behind)} plans",
+                f"within {WITHIN:.0%}",
+                f"at worst {most:.1%} behind, {where}",
+                most <= WITHIN,
+            )
+        )
+    return rows
+
+
+def main() -> None:
+    """Train what is missing, then look at the promises."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--texts", nargs="+", choices=TEXTS, default=list(TEXTS))
+    parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS)
+    parser.add_argument("--grid", action="store_true", help="the plans' neighbours too")
+    parser.add_argument("--only", nargs="+", help="these neighbours only")
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    args = parser.parse_args()
+    results, texts = Results(), list[Text]()
+    for name in args.texts:
+        if documents := TEXTS[name]():
+            texts.append(Text(name, documents))
+            print(f"{name}: {texts[-1].data.n_tokens:,} tokens", flush=True)
+        else:
+            print(f"{name}: not on this machine", flush=True)
+    for minutes in args.budgets if not args.table else ():
+        for text in texts:
+            results.train(text, text.plan(minutes), f"{text.name}, {minutes:g} minutes")
+            rivals = text.neighbours(minutes) if args.grid else {}
+            for why, rival in rivals.items():
+                if not args.only or why in args.only:
+                    results.train(text, rival, f"{text.name}, {minutes:g} min., {why}")
+    rows = promises(results, texts)
+    print_rows(rows)
+    results.save(rows)
+
+
+if __name__ == "__main__":
+    main()
