@@ -1,4 +1,4 @@
-"""The dial `--minutes`: do more minutes disappoint, and would an expert do better?
+"""Whether more minutes ever disappoint, and whether an expert would do better.
 
 For texts of different size, kind and alphabet, and for several budgets, the plan of
 `tinygpt train TEXT --minutes M` is made for a machine of `SPEED`, and carried out by
@@ -57,11 +57,17 @@ SPEED = (
 BUDGETS = (0.5, 1.0, 2.0, 5.0, 10.0)  # minutes
 RISE, WITHIN = 0.01, 0.02  # bits per byte; a share
 SIZES = ("d_model", "n_layers", "n_heads", "context_length")
-SHAPE = ("d_model", "n_layers", "context_length", "dropout")  # with these they tell
-TRAINING = ("steps", "batch_size", "weight_decay", "muon_lr", "beta1") + (
+# What tells one run from another: of the model, and of the training.
+SHAPE = ("d_model", "n_layers", "context_length", "dropout")
+TRAINING = (
+    "steps",
+    "batch_size",
+    "weight_decay",
+    "muon_lr",
+    "beta1",
     "final_lr_fraction",
     "average_fraction",
-)  # one run from another
+)
 DATA = Path(__file__).resolve().parent.parent / "data"
 MANUALS = Path("/usr/share/man/ru")
 

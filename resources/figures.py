@@ -13,6 +13,7 @@ import matplotlib as mpl
 import torch
 from matplotlib.axes import Axes
 
+from tinygpt.config import replace
 from tinygpt.course.model_map import model_map
 from tinygpt.course.plotting import (
     PAPER,
@@ -63,7 +64,9 @@ def main() -> None:
     )
 
     preset = PRESETS["tiny"]
-    run = pretrain(HERE / "no-run", preset.model, preset.train)
+    run = pretrain(
+        HERE / "no-run", preset.model, replace(preset.train, eval_windows=64)
+    )
     reports = list(run.trainer.run(show_progress=True))
     text = TextData("handbook", run.tokenizer, preset.model.context_length)
     lengths = torch.tensor(run.tokenizer.byte_lengths)

@@ -72,6 +72,7 @@ AT_LEAST = {
             "grad_accumulation",
             "eval_interval",
             "eval_windows",
+            "last_windows",
             "checkpoint_interval",
             "patience",
         ),

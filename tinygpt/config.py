@@ -186,7 +186,9 @@ class TrainConfig:
     eval_interval: int = 50
     """Steps between two evaluations."""
     eval_windows: int = 64
-    """Validation windows in an evaluation; the last one takes the whole split."""
+    """Validation windows in an evaluation."""
+    last_windows: int | None = None
+    """Validation windows in the last evaluation; the whole split if not given."""
     checkpoint_interval: int = 50
     """Steps between two checkpoints of the whole state, to resume from."""
     patience: int | None = None
@@ -210,7 +212,7 @@ class TrainConfig:
             "warmup_steps decay_fraction final_lr_fraction average_fraction grad_clip "
             "seed",
             1: "steps batch_size grad_accumulation eval_interval eval_windows "
-            "checkpoint_interval patience muon_steps",
+            "last_windows checkpoint_interval patience muon_steps",
         }
         for least, names in at_least.items():
             for name in names.split():

@@ -73,6 +73,7 @@ PRESETS = {
             beta2=0.98,
             schedule="linear",
             eval_interval=45,
+            eval_windows=16,
         ),
     ),
     # GPT-2's shape at pocket size, trained with care: the model that ships.

@@ -70,6 +70,15 @@ def test_what_is_read_often_decays_more() -> None:
     assert decays[0] < 0.05 < 0.5 < decays[-1] <= 1.0
 
 
+def test_evaluations_take_three_hundredths_of_the_time_at_most() -> None:
+    for tokens in (20_000, 100_000, 5_000_000):
+        for minutes in (0.5, 1, 10, 60):
+            t = (made := for_text(tokens, minutes)).train
+            looks = t.steps // t.eval_interval + 1
+            windows = looks * t.eval_windows + t.last_windows
+            assert windows / 3 <= 0.0301 * t.steps * t.batch_size, (made, looks)
+
+
 def test_what_is_given_is_kept() -> None:
     made = for_text(100_000, 1, n_layers=1, d_model=96, n_heads=3, batch_size=4)
     assert (made.model.n_layers, made.model.d_model, made.model.n_heads) == (1, 96, 3)

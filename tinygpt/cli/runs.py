@@ -55,10 +55,15 @@ def run_train(args: Train) -> None:
     if not world.is_main:
         return
     llm = load(path)  # in training its weights may have been sharded
-    kept, (_, best) = run.data.evaluate(llm.model), read_header(run.folder.best)
+    windows = run.trainer.config.last_windows
+    kept, (_, best) = (
+        run.data.evaluate(llm.model, windows),
+        read_header(run.folder.best),
+    )
+    part = "the whole" if kept.whole_split else f"{kept.tokens:,} tokens of the"
     say(
         f"Kept step {best['step']}: {kept.bits_per_byte:.4f} bits per byte, "
-        f"perplexity {kept.perplexity:.1f} on the whole validation split, "
+        f"perplexity {kept.perplexity:.1f} on {part} validation split, "
         f"in {run.trainer.seconds:.0f} s"
     )
     if prompt:

@@ -26,6 +26,7 @@ TOKENS_PER_WEIGHT = 0.3  # a model needs to read so many, or a smaller one is be
 MOST_EPOCHS = 16.0  # reading on teaches next to nothing (Muennighoff et al., 2023)
 LEAST_STEPS = 200  # which the shortest text gets, for its best weights are kept
 LONG_RUN = 300  # steps, from which on it pays to average and to move more calmly
+EVALUATED = 0.03  # of the time at most; a token evaluated costs a third of one trained
 DECAY_PER_EPOCH = 0.12  # of the weights, for what is read again and again
 MOST_DECAY = 1.0
 
@@ -152,12 +153,16 @@ def _lay_out(
         batch_size = train.batch_size
     per_step = batch_size * model.context_length * train.grad_accumulation
     steps = min(MAX_STEPS, max(1, round(epochs * tokens / per_step)))
+    eval_interval = max(10, steps // 8)
+    half = round(EVALUATED / 2 * 3 * steps * per_step / model.context_length)
     chosen: dict[str, Any] = {
         "batch_size": batch_size,
         "steps": steps,
         "minutes": minutes if used == minutes else None,
         "weight_decay": min(MOST_DECAY, DECAY_PER_EPOCH * epochs),
-        "eval_interval": max(10, steps // 12),
+        "eval_interval": eval_interval,
+        "eval_windows": min(64, max(16, half // (steps // eval_interval + 1))),
+        "last_windows": max(64, half),
     }
     if steps >= LONG_RUN:
         chosen |= {

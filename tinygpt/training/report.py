@@ -17,7 +17,8 @@ class EvalReport:
     training_loss: float
     """Mean over all targets since the last report, in nats per token."""
     validation: Evaluation
-    """On the whole validation split in the last report, else on a sample of it."""
+    """On a sample of the validation split, in the last report on all of it, or on what
+    `last_windows` says."""
     selection_loss: float
     """Nats per token on the sample, the same in every report: it decides `is_best`."""
     is_best: bool

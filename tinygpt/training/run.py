@@ -90,7 +90,8 @@ class Run:
             config = config.with_steps(n_windows, world.size if world else 1)
 
         def evaluate(model: nn.Module, whole: bool) -> Evaluation:
-            return data.evaluate(model, None if whole else config.eval_windows)
+            windows = config.last_windows if whole else config.eval_windows
+            return data.evaluate(model, windows)
 
         self.trainer = Trainer(model, batches, evaluate, config, world=world)
         if resume:
