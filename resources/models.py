@@ -19,7 +19,7 @@ import torch
 
 from tinygpt.cli.main import main as tinygpt
 from tinygpt.config import FinetuneConfig
-from tinygpt.finetuning.chat import ChatData
+from tinygpt.finetuning.chat_data import ChatData
 from tinygpt.finetuning.run import load_model, load_run
 from tinygpt.presets import PRESETS
 from tinygpt.training.checkpoint import RunFolder

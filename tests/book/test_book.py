@@ -43,7 +43,12 @@ MODULES = {
         "training.trainer",
         "training.checkpoint",
     },
-    "08_finetuning": {"finetuning.chat", "finetuning.lora", "finetuning.run"},
+    "08_finetuning": {
+        "finetuning.chat",
+        "finetuning.chat_data",
+        "finetuning.lora",
+        "finetuning.run",
+    },
     "09_generation": {"model.kv_cache", "generation.generate"},
     "10_inside": set(),
 }

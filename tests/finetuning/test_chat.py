@@ -1,42 +1,24 @@
-"""chat: the form of a conversation, which tokens count, packing, the cut history.
+"""chat: the form of a conversation, which tokens count, the cut history.
 
 A model of two thin blocks stands in for GPT-2; what is proven does not depend on size.
 """
 
 import json
-import math
 from collections.abc import Iterator
-from dataclasses import replace
 from inspect import signature
 from pathlib import Path
-from string import ascii_letters
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tiny_chat import CHAT, END, TOKENIZER, small_model, write_chats
 from torch import Tensor
 
-from tinygpt.config import IGNORE_INDEX
 from tinygpt.errors import UserError
 from tinygpt.finetuning import chat
-from tinygpt.finetuning.chat import (
-    ChatData,
-    PackedBatches,
-    answer,
-    chat_prompt,
-    cut_history,
-    pack,
-    render,
-)
+from tinygpt.finetuning.chat import answer, chat_prompt, cut_history, render
 from tinygpt.llm import LLM
 from tinygpt.model.gpt import GPT
-from tinygpt.text.corpora import load_chats
-from tinygpt.training.evaluation import evaluate
-from tinygpt.training.loss import NextTokenLoss
 
 
 @pytest.fixture
@@ -94,78 +76,6 @@ def test_training_and_chatting_use_the_same_form() -> None:
     assert not own[len(prompt) - 1]
 
 
-def test_packed_logits_equal_those_of_each_conversation_alone() -> None:
-    model = small_model()
-    packed = pack([CHAT, CHAT[:2], CHAT[2:]], TOKENIZER, window=64)
-    assert packed.documents.max() >= 1  # some window holds two conversations
-    tables = packed.ids, packed.targets, packed.documents, packed.positions
-    for ids, targets, documents, positions in zip(*tables, strict=True):
-        batch = (t.unsqueeze(0) for t in (ids, documents, positions))
-        one, docs, place = batch
-        from tinygpt.model.masking import document_mask
-
-        together = model(one, mask=document_mask(docs), positions=place)[0]
-        for number in range(int(documents.max()) + 1):
-            here = documents == number
-            alone = model(ids[here].unsqueeze(0))[0]
-            torch.testing.assert_close(together[here], alone, atol=1e-5, rtol=1e-5)
-        assert (targets[documents == -1] == IGNORE_INDEX).all()
-
-
-def test_a_conversation_cannot_be_seen_from_its_neighbour() -> None:
-    model = small_model()
-    packed = pack([CHAT[:2], CHAT[2:]], TOKENIZER, window=64)
-    ids, targets, mask, positions = packed[:1]
-    assert len(packed) == 1
-    changed, first = ids.clone(), packed.documents[:1] == 0
-    changed[first] = 7  # another first conversation
-    keep, loss = targets.masked_fill(first, IGNORE_INDEX), NextTokenLoss(model)
-    one = loss(ids, keep, mask, positions)
-    other = loss(changed, keep, mask, positions)
-    torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
-
-
-def test_chat_loss_is_the_mean_over_the_assistants_tokens() -> None:
-    model = small_model()
-    ids, own = render(CHAT[:2], TOKENIZER)
-    logits = model(torch.tensor([ids[:-1]]))[0]
-    by_hand = [
-        -F.log_softmax(logits[i], dim=-1)[ids[i + 1]]
-        for i in range(len(ids) - 1)
-        if own[i + 1]
-    ]
-    packed = pack([CHAT[:2]], TOKENIZER, window=64)
-    loss = NextTokenLoss(model)(*packed[:])
-    torch.testing.assert_close(loss, torch.stack(by_hand).mean(), atol=1e-5, rtol=1e-5)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(8, 60))
-def test_packing_loses_and_doubles_nothing(sizes: list[int], window: int) -> None:
-    said = [
-        [{"role": "user", "content": "a " * n}, {"role": "assistant", "content": "b"}]
-        for n in sizes
-    ]
-    packed = pack(said, TOKENIZER, window)
-    rendered = [render(chat, TOKENIZER)[0] for chat in said]
-    real = packed.documents >= 0
-    assert int(real.sum()) == sum(min(len(ids) - 1, window) for ids in rendered)
-    if all(len(ids) <= window + 1 for ids in rendered):
-        inputs = sorted(t for ids in rendered for t in ids[:-1])
-        assert sorted(packed.ids[real].tolist()) == inputs
-
-
-def test_batches_take_each_window_once_an_epoch_and_ranks_share_them() -> None:
-    packed = pack(load_chats("support-chats")[:60], TOKENIZER, window=400)
-    n = len(packed)
-    batches = PackedBatches(packed, batch_size=1, seed=3)
-    seen = [tuple(batches.at(step)[0][0].tolist()) for step in range(n)]
-    assert sorted(seen) == sorted(tuple(row.tolist()) for row in packed.ids)
-    double = PackedBatches(packed, batch_size=2, seed=3)
-    both = [batches.at(4, rank, world_size=2)[0] for rank in (0, 1)]
-    assert torch.equal(torch.cat(both), double.at(4)[0])
-
-
 def test_history_is_cut_by_whole_turns() -> None:
     history = [*CHAT, {"role": "user", "content": "One more thing"}]
     room = len(chat_prompt(history, TOKENIZER)) - 1
@@ -176,113 +86,6 @@ def test_history_is_cut_by_whole_turns() -> None:
     instructed = [{"role": "system", "content": "Be brief."}, *QUESTION]
     room = len(chat_prompt(QUESTION, TOKENIZER))
     assert cut_history(instructed, TOKENIZER, room) == QUESTION
-
-
-def test_a_conversation_too_long_for_a_window_keeps_some_of_its_answer() -> None:
-    long = [
-        {"role": "user", "content": "word " * 50},
-        {"role": "assistant", "content": "Short."},
-    ]
-    packed = pack([long, CHAT], TOKENIZER, window=24)
-    ids, own = render(long, TOKENIZER)
-    answer_at = own.index(True)
-    assert answer_at > 24
-    assert ids[-25:-1] in packed.ids.tolist()  # the end of it, all of the answer
-    assert len(packed) == 2
-    for targets in packed.targets:
-        assert (targets != IGNORE_INDEX).any()
-    longer = [long[0], {"role": "assistant", "content": "word " * 50}]
-    ids, own = render(longer, TOKENIZER)
-    answer_at = own.index(True)
-    for window in (23, 24):  # half before, half after
-        (row,) = pack([longer], TOKENIZER, window).ids.tolist()
-        assert row == ids[answer_at - 12 : answer_at - 12 + window]
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=8), st.integers(2, 60))
-def test_every_packed_conversation_has_a_target(sizes: list[int], window: int) -> None:
-    said = [
-        [
-            {"role": "user", "content": "a " * n},
-            {"role": "assistant", "content": "b " * (n % 7)},
-        ]
-        for n in sizes
-    ]
-    packed = pack(said, TOKENIZER, window)
-    found = 0
-    for row in range(len(packed)):
-        for number in range(int(packed.documents[row].max()) + 1):
-            here = packed.documents[row] == number
-            assert (packed.targets[row][here] != IGNORE_INDEX).any()
-            found += 1
-    assert found == len(said)
-    assert packed.left_out == 0
-
-
-def test_conversations_without_an_answer_are_left_out_and_counted() -> None:
-    packed = pack([[], QUESTION, CHAT, []], TOKENIZER, window=64)
-    only = pack([CHAT], TOKENIZER, window=64)
-    assert packed.left_out == 3
-    assert only.left_out == 0
-    assert (only.ids[only.documents == -1] == END).all()  # what fills the window
-    for mine, theirs in zip(packed[:], only[:], strict=True):
-        assert torch.equal(mine, theirs)
-    assert len(pack([QUESTION, []], TOKENIZER, window=64)) == 0
-
-
-def test_a_part_without_an_answer_is_refused_before_training(tmp_path: Path) -> None:
-    nothing = as_file(tmp_path / "none.jsonl", *[QUESTION] * 20)
-    with pytest.raises(UserError, match=r"the training part of .* has an answer"):
-        ChatData(nothing, TOKENIZER, 64)
-    late = as_file(tmp_path / "late.jsonl", *[CHAT] * 18, QUESTION, QUESTION)
-    with pytest.raises(UserError, match=r"the validation part of .* has an answer"):
-        ChatData(late, TOKENIZER, 64)
-    some = as_file(tmp_path / "some.jsonl", QUESTION, *[CHAT] * 19)
-    assert "(1 chats without an answer left out)" in str(ChatData(some, TOKENIZER, 64))
-
-
-def test_the_end_mark_counts_in_the_loss_but_not_as_text(tmp_path: Path) -> None:
-    """Bits per byte by hand: the nats of the words, over the bytes of the words."""
-    data = ChatData(as_file(tmp_path / "two.jsonl", CHAT, CHAT), TOKENIZER, 64)
-    model = small_model()
-    result = data.evaluate(model)
-    ids, own = render(CHAT, TOKENIZER)
-    log_p = model(torch.tensor([ids[:-1]]))[0].log_softmax(-1)
-    nats = [-log_p[i, ids[i + 1]].item() for i in range(len(ids) - 1)]
-    mine = [i for i in range(len(ids) - 1) if own[i + 1]]
-    words = [i for i in mine if ids[i + 1] != END]
-    assert len(mine) == len(words) + 2
-    assert data.n_tokens == len(ids) - 1  # of the training part, which is the other
-    assert result.tokens == len(mine)
-    per_token = sum(nats[i] for i in mine) / len(mine)
-    assert result.nats_per_token == pytest.approx(per_token, abs=1e-5)
-    assert result.bytes == len(b" Good day! See you.")
-    bits = sum(nats[i] for i in words) / math.log(2) / result.bytes
-    assert result.bits_per_byte == pytest.approx(bits, abs=1e-5)
-
-
-def test_a_sample_of_the_conversations_is_spread_and_says_so(chats: str) -> None:
-    data, model = ChatData(chats, TOKENIZER, 24), small_model()
-    assert len(data.val) == 2
-    sample = data.evaluate(model, windows=1)
-    assert not sample.whole_split
-    assert sample.tokens < data.evaluate(model).tokens
-    for windows in (2, 99):
-        assert data.evaluate(model, windows) == data.evaluate(model)
-    assert data.evaluate(model).whole_split
-
-
-def test_a_sample_takes_the_first_and_the_last_window(tmp_path: Path) -> None:
-    said = [
-        [*QUESTION, {"role": "assistant", "content": c * 30}] for c in ascii_letters
-    ]
-    data = ChatData(as_file(tmp_path / "a.jsonl", *said), TOKENIZER, window=64)
-    model = small_model()
-    ends = data.val[[0, len(data.val) - 1]]
-    expected = evaluate(model, [ends], TOKENIZER.byte_lengths)
-    assert len(data.val) == 6
-    assert data.evaluate(model, windows=2) == replace(expected, whole_split=False)
 
 
 # --- Answers -----------------------------------------------------------------------

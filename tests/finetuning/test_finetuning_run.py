@@ -15,10 +15,8 @@ from tiny_run import assert_same_tensors
 
 from tinygpt.config import FinetuneConfig, GPTConfig, TrainConfig
 from tinygpt.errors import UserError
-from tinygpt.finetuning.chat import (
-    ChatData,
-    answer,
-)
+from tinygpt.finetuning.chat import answer
+from tinygpt.finetuning.chat_data import ChatData
 from tinygpt.finetuning.lora import merge
 from tinygpt.finetuning.run import finetune, load_model, set_dropout
 from tinygpt.formats.huggingface import export_gpt2

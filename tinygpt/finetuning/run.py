@@ -17,7 +17,7 @@ from torch import nn
 from tinygpt.config import FinetuneConfig
 from tinygpt.errors import UserError, require
 from tinygpt.files import exists, shipped
-from tinygpt.finetuning.chat import ChatData, PackedBatches
+from tinygpt.finetuning.chat_data import ChatData, PackedBatches
 from tinygpt.finetuning.lora import add_lora, merge, remove_lora
 from tinygpt.formats.huggingface import load_gpt2
 from tinygpt.formats.model_files import PRETRAINED_NAMES
@@ -155,7 +155,8 @@ def finetune(
 ) -> Run:
     """The run that fine-tunes a model, in the folder `path`.
 
-    The last tenth of the conversations, or of the text, validates.
+    A tenth of the conversations (see `chat_data.chat_parts`), or the last tenth of the
+    text, validates.
 
     Args:
         path: the run's folder, which is made when the training begins.
