@@ -25,8 +25,8 @@ def small_model(**changes: object) -> GPT:
     return GPT(replace(base, **changes)).eval()  # type: ignore[arg-type]
 
 
-def write_chats(folder: Path) -> str:
-    """A file of twenty conversations in `folder`, all of one kind."""
+def write_chats(folder: Path, first: int = 0) -> str:
+    """A file of twenty conversations, all of one kind, about orders from `first` on."""
     lines = [
         {
             "messages": [
@@ -34,7 +34,7 @@ def write_chats(folder: Path) -> str:
                 {"role": "assistant", "content": "It is on its way."},
             ]
         }
-        for n in range(20)
+        for n in range(first, first + 20)
     ]
     path = folder / "chats.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")

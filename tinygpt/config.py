@@ -260,6 +260,8 @@ class FinetuneConfig(TrainConfig):
     GPT-2's format, or a run folder."""
     data: str = "support-chats"
     """support-chats, a .jsonl file of chats, or any text."""
+    renumber: bool = False
+    """Give chats new order numbers in every epoch, so that they must be copied."""
     tokenizer: Literal[""] = field(default="", init=False)
     """Always the model's own, so there is nothing to set."""
     scratch: bool = False

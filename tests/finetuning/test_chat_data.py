@@ -5,10 +5,12 @@ A model of two thin blocks stands in for GPT-2; what is proven does not depend o
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from string import ascii_letters
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,9 +26,11 @@ from tinygpt.finetuning.chat_data import (
     PackedBatches,
     chat_parts,
     pack,
+    renumber,
 )
 from tinygpt.model.masking import document_mask
 from tinygpt.text.corpora import load_chats
+from tinygpt.text.tokenizer import get_tokenizer
 from tinygpt.training.evaluation import evaluate
 from tinygpt.training.loss import NextTokenLoss
 
@@ -262,3 +266,80 @@ def test_a_small_file_has_no_test_part(n: int) -> None:
     assert (len(train), len(val), len(test)) == (n * 9 // 10, n - n * 9 // 10, 0)
     with pytest.raises(UserError, match="at least 2"):
         chat_parts(chats[:1])
+
+
+# --- New numbers -------------------------------------------------------------------
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text("0123459 a.", max_size=30), max_size=5), st.integers(0, 99))
+def test_new_numbers_are_the_same_wherever_the_old_one_stood(
+    contents: list[str], seed: int
+) -> None:
+    chat = [{"role": "user", "content": content} for content in contents]
+    renewed = renumber(chat, np.random.default_rng(seed))
+    number = re.compile(r"(?<!\d)\d{5}(?!\d)")
+    old, new = (
+        [n for m in messages for n in number.findall(m["content"])]
+        for messages in (chat, renewed)
+    )
+    assert len(set(zip(old, new, strict=True))) == len(set(old)) == len(set(new))
+    assert all(int(n) >= 10_000 for n in new)
+    for before, after in zip(chat, renewed, strict=True):  # and nothing else is new
+        assert number.sub("#", before["content"]) == number.sub("#", after["content"])
+
+
+@pytest.fixture
+def orders(tmp_path: Path) -> str:
+    """The same twenty conversations with numbers of five digits."""
+    return write_chats(tmp_path, first=70_000)
+
+
+def numbers_of(batches: PackedBatches, steps: range) -> set[str]:
+    texts = [TOKENIZER.decode(batches.at(step)[0].flatten().tolist()) for step in steps]
+    return {n for text in texts for n in re.findall(r"\d{5}", text)}
+
+
+def test_an_epoch_has_numbers_of_its_own_by_seed_and_epoch_alone(orders: str) -> None:
+    data = ChatData(orders, TOKENIZER, 64)
+    batches = PackedBatches(data.train, 1, 3, data.renumbered)
+    n = batches.n_windows
+    first = numbers_of(batches, range(n))
+    second = numbers_of(batches, range(n, 2 * n))
+    assert len(first) == len(second) == len(data.parts.train)
+    assert len(first & second) <= 1  # by chance
+    assert not first & numbers_of(PackedBatches(data.train, 1, 3), range(n))
+    other = PackedBatches(data.train, 1, 3, data.renumbered)  # a run that is resumed
+    for step in (n + 1, 0, 2 * n, n - 1):
+        for mine, theirs in zip(batches.at(step), other.at(step), strict=True):
+            assert torch.equal(mine, theirs)
+
+
+def test_a_batch_between_two_epochs_takes_of_both(orders: str) -> None:
+    data = ChatData(orders, TOKENIZER, 64)
+    n = len(data.train)
+    wide = PackedBatches(data.train, 2 * n, 3, data.renumbered).at(0)
+    thin = PackedBatches(data.train, 1, 3, data.renumbered)
+    for i, part in enumerate(wide):
+        assert torch.equal(part, torch.cat([thin.at(step)[i] for step in range(2 * n)]))
+
+
+def test_an_epoch_takes_as_many_windows_whatever_its_numbers_need(orders: str) -> None:
+    data = ChatData(orders, TOKENIZER, 64)
+    more, n = ChatData(orders, TOKENIZER, 32).train, len(data.train)
+    assert len(more) > n
+    for other, taken in ((more, n), (data.train, len(more))):
+        packed = data.train if other is more else more
+        batches = PackedBatches(packed, 1, 3, lambda _, other=other: other)
+        seen = [tuple(batches.at(step)[0][0].tolist()) for step in range(taken)]
+        assert len(set(seen)) == min(taken, len(other))
+
+
+def test_digits_that_are_tokens_keep_every_length() -> None:
+    tokenizer = get_tokenizer("course-4k")
+    chats = load_chats("shop-chats")
+    chat = next(c for c in chats if re.search(r"\d{5}", c[-1]["content"]))
+    for seed in range(20):
+        renewed = renumber(chat, np.random.default_rng(seed))
+        assert renewed != chat
+        assert len(render(renewed, tokenizer)[0]) == len(render(chat, tokenizer)[0])

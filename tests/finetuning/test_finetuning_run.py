@@ -133,13 +133,17 @@ def test_a_model_may_be_given_without_a_file(chats: str, tmp_path: Path) -> None
     assert_same_tensors(loaded.state_dict(), run.model.state_dict())
 
 
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize(
+    ("lora", "renumber"), [(False, False), (True, False), (False, True)]
+)
 def test_a_resumed_run_ends_with_the_same_weights(
-    folder: str, chats: str, tmp_path: Path, lora: bool
+    folder: str, chats: str, tmp_path: Path, lora: bool, renumber: bool
 ) -> None:
+    if renumber:
+        chats = write_chats(tmp_path, first=70_000)
     config = FinetuneConfig(
         model=folder, data=chats, epochs=6.0, batch_size=1, window=64, eval_interval=3,
-        patience=None, lora=lora, checkpoint_interval=3,
+        patience=None, lora=lora, checkpoint_interval=3, renumber=renumber,
     )  # fmt: skip
     run_small(config, tmp_path / "whole")
     for report in (broken := finetune(tmp_path / "parts", config).reports()):
@@ -238,6 +242,11 @@ def test_bad_runs(folder: str, chats: str, tmp_path: Path) -> None:
             tmp_path / "run",
             FinetuneConfig(model=str(tmp_path / "nowhere"), data=chats),
         )
+    text = tmp_path / "text.txt"
+    text.write_text("The cat sat on the mat. " * 200, encoding="utf-8")
+    config = FinetuneConfig(model=folder, data=str(text), renumber=True)
+    with pytest.raises(UserError, match="is text, not chats"):
+        finetune(tmp_path / "run", config)
     for change in ({"epochs": 0.0}, {"lora_rank": 0}, {"dropout": 1.0}, {"lr": -1.0}):
         with pytest.raises(UserError, match=next(iter(change))):
             FinetuneConfig(**change)  # type: ignore[arg-type]

@@ -1,15 +1,17 @@
 """Conversations as data: their parts, packed windows, batches.
 
 `chat_parts` splits conversations into those to train on, to validate on and to test on;
-`pack` fills windows with whole conversations; `ChatData` does both for a run. What it
-leaves out: the template (see `chat`), training (see `run`).
+`renumber` gives one new order numbers; `pack` fills windows with whole conversations;
+`ChatData` does all this for a run. What it leaves out: the template (see `chat`),
+training (see `run`), other ways to vary a conversation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import regex
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
@@ -26,6 +28,7 @@ from tinygpt.training.evaluation import Evaluation, evaluate
 SPLIT_SEED = 11  # not that of a run: all runs keep the same conversations back
 FEW = 1000  # conversations: fewer have no test part
 TESTED = 200  # conversations
+ORDER_NUMBER = regex.compile(r"(?<![0-9])[0-9]{5}(?![0-9])")
 
 Chats = Sequence[Sequence[Message]]
 
@@ -57,6 +60,27 @@ def chat_parts(chats: Chats, seed: int = SPLIT_SEED) -> ChatParts:
     test, rest = drawn[:n_test], drawn[n_test:]
     cut = len(rest) * 9 // 10
     return ChatParts(rest[:cut], rest[cut:], test)
+
+
+def renumber(chat: Sequence[Message], rng: np.random.Generator) -> list[Message]:
+    """The conversation with other order numbers: five digits, the first of them not 0.
+
+    A number becomes the same new one wherever it stands, and two numbers become two. A
+    model that meets a conversation again with other numbers cannot know them by heart:
+    it has to copy.
+
+    >>> chat = [{"role": "user", "content": "Is it 12345 or 54321? 12345!"}]
+    >>> renumber(chat, np.random.default_rng(0))[0]["content"]
+    'Is it 86555 or 67326? 86555!'
+    """
+    found = [n for message in chat for n in ORDER_NUMBER.findall(message["content"])]
+    old = list(dict.fromkeys(found))  # each once, in the order of the conversation
+    drawn = 10_000 + rng.choice(90_000, len(old), replace=False)
+    new = dict(zip(old, map(str, drawn.tolist()), strict=True))
+    return [
+        message | {"content": ORDER_NUMBER.sub(lambda n: new[n[0]], message["content"])}
+        for message in chat
+    ]
 
 
 @dataclass(frozen=True)
@@ -141,26 +165,44 @@ def _cut(ids: list[int], own: list[bool], window: int) -> tuple[list[int], list[
 
 
 class PackedBatches:
-    """Batches of packed windows, each window once per epoch, in an order by seed."""
+    """Batches of packed windows, each window once per epoch, in an order by seed.
 
-    def __init__(self, packed: Packed, batch_size: int, seed: int) -> None:
+    Args:
+        packed: the windows.
+        batch_size: windows in a batch.
+        seed: of all random numbers.
+        renew: makes the windows of an epoch with its random numbers, if they are not
+            the same in all. Should they be more or fewer than those of `packed`, since
+            new numbers have other tokens, an epoch leaves some out or repeats some: it
+            always takes as many.
+    """
+
+    def __init__(
+        self,
+        packed: Packed,
+        batch_size: int,
+        seed: int,
+        renew: Callable[[np.random.Generator], Packed] | None = None,
+    ) -> None:
         self.packed, self.batch_size, self.seed = packed, batch_size, seed
-        self.n_windows = len(packed)
+        self.n_windows, self.renew = len(packed), renew
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, ...]:
         """The arguments of `NextTokenLoss`, by seed, step and rank alone."""
         first = (step * world_size + rank) * self.batch_size
         rows = [self._row(p) for p in range(first, first + self.batch_size)]
-        return self.packed[rows]
+        return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
 
-    def _row(self, place: int) -> int:
+    def _row(self, place: int) -> tuple[Tensor, ...]:
         """The window at a place in the endless series of epochs."""
         epoch, i = divmod(place, self.n_windows)
         if epoch != self._epoch:
-            order = epoch_order(self.n_windows, self.seed, epoch)
+            if self.renew:
+                self.packed = self.renew(np.random.default_rng([self.seed, epoch, 1]))
+            order = epoch_order(len(self.packed), self.seed, epoch)
             self._epoch, self._order = epoch, order
-        return int(self._order[i])
+        return self.packed[[int(self._order[i % len(self._order)])]]
 
 
 class ChatData:
@@ -175,15 +217,20 @@ class ChatData:
         self.name, self.tokenizer = name, tokenizer
         chats = load_chats(name)
         require(len(chats) > 1, f"{name} holds {len(chats)} chats: give at least 2")
-        train, val, _ = chat_parts(chats)
-        self.train = pack(train, tokenizer, window)
-        self.val = pack(val, tokenizer, window)
+        self.window, self.parts = window, chat_parts(chats)
+        self.train = pack(self.parts.train, tokenizer, window)
+        self.val = pack(self.parts.val, tokenizer, window)
         for part, packed in (("training", self.train), ("validation", self.val)):
             require(
                 len(packed) > 0,
                 f"no conversation in the {part} part of {name} has an answer of the "
                 "assistant, so there is nothing to learn: give more conversations",
             )
+
+    def renumbered(self, rng: np.random.Generator) -> Packed:
+        """The training windows with new order numbers (see `renumber`)."""
+        chats = [renumber(chat, rng) for chat in self.parts.train]
+        return pack(chats, self.tokenizer, self.window)
 
     def __str__(self) -> str:
         left_out = self.train.left_out + self.val.left_out

@@ -46,6 +46,7 @@ KEPT = (  # settings that a resumed run cannot change
     "data",
     "scratch",
     "window",
+    "renumber",
     "optimizer",
     "lora",
     "lora_rank",
@@ -195,8 +196,14 @@ def finetune(
     batches: PackedBatches | Batches
     if holds_chats(config.data):
         data = ChatData(config.data, tokenizer, window)
-        batches = PackedBatches(data.train, config.batch_size, config.seed)
+        renew = data.renumbered if config.renumber else None
+        batches = PackedBatches(data.train, config.batch_size, config.seed, renew)
     else:
+        require(
+            not config.renumber,
+            f"{config.data} is text, not chats, so no numbers of it are renewed: leave "
+            "out --renumber",
+        )
         data = TextData(config.data, tokenizer, window)
         batches = Batches(data.train, window, config.batch_size, config.seed)
     torch.manual_seed(config.seed)
