@@ -7,7 +7,8 @@ machine does. The weights that did best on the sample of the validation split ar
 as `train` keeps them, and measured on all of it.
 
 `--grid` trains the neighbours of each plan as well: a smaller and a larger model, half
-and double the weight decay, half the length. Two promises are checked:
+and double the weight decay, half the context, half the length. It looks whether two
+promises are kept:
 
 1. with more minutes, bits per byte never rise by more than 0.01;
 2. at each budget, a plan is within 2 % of the best of all runs that cost no more.
@@ -47,7 +48,8 @@ from tinygpt.presets import PRESETS
 from tinygpt.text.bpe import END_OF_TEXT
 from tinygpt.text.dataset import Batches
 from tinygpt.text.documents import load_documents
-from tinygpt.training.plan import LADDER, Plan, flops_per_token, plan
+from tinygpt.training.dial import bits_by_counting
+from tinygpt.training.plan import LADDER, Plan, expected_bits, flops_per_token, plan
 from tinygpt.training.text_data import TextData, tokenizer_for
 from tinygpt.training.trainer import Trainer
 
@@ -161,6 +163,8 @@ class Text:
         for name, factor in (("half decay", 0.5), ("double decay", 2.0)):
             decay = made.train.weight_decay * factor
             found[name] = self.plan(minutes, own | {"weight_decay": decay})
+        shorter = own | {"context_length": own["context_length"] // 2}
+        found["half the context"] = self.plan(minutes, shorter)
         found["half as long"] = self.plan(made.used / 2, own)
         return found
 
@@ -172,7 +176,7 @@ class Text:
             "bytes": sum(t.byte_lengths[i] for i in self.data.train.tolist()),
             "tokens": self.data.n_tokens,
             "vocab_size": t.vocab_size,
-            "baselines": {k: round(v, 4) for k, v in self.data.baselines().items()},
+            "counted": round(bits_by_counting(self.data), 4),
         }
 
 
@@ -249,19 +253,18 @@ class Results:
         print(f"  {why}: {_short(done)}", flush=True)
         fresh = Results().found  # another process may have added to it
         fresh["runs"].append(done)
-        fresh["texts"][text.name] = text.facts()
         fresh |= {"machine": machine(), "speed": SPEED}
         self.found = fresh
-        self.save([])
+        self.save()
 
-    def save(self, rows: list[dict[str, Any]]) -> None:
-        """Write them down; without `rows`, those of before stay."""
-        self.found["rows"] = rows or self.found.get("rows", [])
+    def save(self, **more: Any) -> None:
+        """Write them down, and `more`."""
+        self.found = {"rows": [], "plans": {}} | self.found | more
         save("dial", self.found)
 
-    def best(self, text: Text, made: Plan) -> dict[str, Any]:
-        """The best run on the text that costs no more than the plan's budget."""
-        most = 1.01 * 60 * made.minutes * SPEED
+    def best(self, text: Text, minutes: float) -> dict[str, Any]:
+        """The best run on the text that costs no more than so many minutes."""
+        most = 1.01 * 60 * minutes * SPEED
         mine = [r for r in self.found["runs"] if r["sha256"] == text.sha256]
         return min(
             (r for r in mine if r["flops"] <= most), key=lambda r: r["bits_per_byte"]
@@ -276,46 +279,61 @@ def _short(run: dict[str, Any]) -> str:
     )
 
 
-def promises(results: Results, texts: list[Text]) -> list[dict[str, Any]]:
-    """Print every plan beside its best rival; the rows say what was kept."""
-    rises, behind = list[tuple[float, str]](), list[tuple[float, str]]()
+def table(results: Results, texts: list[Text]) -> dict[str, Any]:
+    """For each text and budget: the plan, what came of it, and how rivals did."""
+    found: dict[str, Any] = {}
     for text in texts:
-        before: float | None = None
+        facts = results.found["texts"][text.name] = text.facts()
+        lines = {}
         for minutes in BUDGETS:
             made = text.plan(minutes)
             if (run := results.of(text, made)) is None:
                 continue
-            bits, best = run["bits_per_byte"], results.best(text, made)
-            where = f"{text.name} at {minutes:g} minutes"
-            print(f"{where}: {_short(run)}; best of grid {best['bits_per_byte']:.4f}")
-            if before is not None:
-                rises.append((bits - before, where))
+            rivals = text.neighbours(minutes).items()
+            done = {why: results.of(text, rival) for why, rival in rivals}
+            lines[f"{minutes:g}"] = run | {
+                "expected": round(expected_bits(facts["counted"], made), 4),
+                "best": results.best(text, minutes)["bits_per_byte"],
+                "neighbours": {k: r["bits_per_byte"] for k, r in done.items() if r},
+                "neighbours_wanted": len(rivals),
+            }
+            print(f"{text.name}, {minutes:g} minutes: {_short(run)}; ", end="")
+            print(f"best of grid {lines[f'{minutes:g}']['best']:.4f}")
+        found[text.name] = lines
+    return found
+
+
+def missed(plans: dict[str, Any]) -> dict[str, float]:
+    """By how much the runs missed what was expected of them, as shares of it."""
+    found = {}
+    for name, lines in plans.items():
+        off = [line["bits_per_byte"] / line["expected"] - 1 for line in lines.values()]
+        found[name] = max(off, key=abs, default=0.0)
+    each = {name: round(worst, 4) for name, worst in found.items()}
+    return each | {"worst": max(each.values(), key=abs, default=0.0)}
+
+
+def promises(plans: dict[str, Any]) -> list[dict[str, Any]]:
+    """Whether both were kept, as rows of the summary."""
+    rises, behind, rows = list[tuple[float, str]](), list[tuple[float, str]](), []
+    for name, lines in plans.items():
+        before: float | None = None
+        for minutes, line in lines.items():
+            where, bits = f"{name} at {minutes} minutes", line["bits_per_byte"]
+            rises += [] if before is None else [(bits - before, where)]
             before = bits
-            if all(
-                results.of(text, rival) for rival in text.neighbours(minutes).values()
-            ):
-                behind.append((bits / best["bits_per_byte"] - 1, where))
-    rows = []
+            if len(line["neighbours"]) > 1:  # or there is no grid to speak of
+                behind.append((bits / line["best"] - 1, where))
     if rises:
         most, where = max(rises)
-        rows.append(
-            row(
-                f"dial, more minutes on {len(texts)} texts, {len(rises)} steps",
-                f"never {RISE} bits per byte worse",
-                f"at worst {most:+.4f}, {where}",
-                most <= RISE,
-            )
-        )
+        what = f"dial, more minutes, {len(rises)} times on {len(plans)} texts"
+        told = f"at worst {most:+.4f}, {where}"
+        rows.append(row(what, f"never {RISE} bpb worse", told, most <= RISE))
     if behind:
         most, where = max(behind)
-        rows.append(
-            row(
-                f"dial, plan against the best of a grid, {len(behind)} plans",
-                f"within {WITHIN:.0%}",
-                f"at worst {most:.1%} behind, {where}",
-                most <= WITHIN,
-            )
-        )
+        what = f"dial, {len(behind)} plans against the best of their grids"
+        told = f"at worst {most:.1%} behind, {where}"
+        rows.append(row(what, f"within {WITHIN:.0%}", told, most <= WITHIN))
     return rows
 
 
@@ -344,9 +362,10 @@ def main() -> None:
             for why, rival in rivals.items():
                 if not args.only or why in args.only:
                     results.train(text, rival, f"{text.name}, {minutes:g} min., {why}")
-    rows = promises(results, texts)
+    plans = results.found.get("plans", {}) | table(results, texts)
+    rows = promises(plans)
     print_rows(rows)
-    results.save(rows)
+    results.save(plans=plans, rows=rows, expected=missed(plans))
 
 
 if __name__ == "__main__":

@@ -161,6 +161,29 @@ def growth(measure: str, y_label: str, name: str) -> None:
     save(ax, name)
 
 
+def dial() -> None:
+    """What each plan reached, against its minutes; a line per text."""
+    ax = new_axes(height=3.8)
+    names = {"chats": "shop chats", "python": "Python source", "russian": "Russian"}
+    plans = load("dial")["plans"]
+    ends: list[float] = []
+    for (name, line), colour, dash in zip(plans.items(), CYCLE, DASHES, strict=False):
+        minutes = [float(m) for m in line]
+        bits = [run["bits_per_byte"] for run in line.values()]
+        label = names.get(name, name)
+        ax.plot(minutes, bits, "o", color=colour, linestyle=dash, label=label)
+        ends += minutes
+    ticks = sorted(set(ends))
+    ax.set_xscale("log")
+    ax.set_xticks(ticks, [f"{m:g}" for m in ticks])
+    ax.minorticks_off()
+    ax.set(xlabel="minutes of two cores", ylabel="validation loss (bits per byte)")
+    ax.set_title("What more minutes bring")
+    ax.grid(True)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=3)
+    save(ax, "dial")
+
+
 def short(number: float) -> str:
     """A large number in a few signs."""
     return f"{number / 1e6:.2g}M" if number >= 1e5 else f"{number / 1e3:.0f}k"
@@ -208,6 +231,7 @@ def main() -> None:
     growth("bytes", "times more memory", "growth_memory")
     scaling("parameters", "tokens", "tokens read", "scaling_parameters")
     scaling("tokens", "parameters", "parameters", "scaling_tokens")
+    dial()
 
 
 if __name__ == "__main__":

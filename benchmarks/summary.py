@@ -17,6 +17,7 @@ ORDER = (
     "tokenizer",
     "start_up",
     "growth",
+    "dial",
     "bigger_text",
     "web_speed",
 )

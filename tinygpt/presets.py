@@ -74,6 +74,7 @@ PRESETS = {
             schedule="linear",
             eval_interval=45,
             eval_windows=16,
+            last_windows=180,  # all of the handbook
         ),
     ),
     # GPT-2's shape at pocket size, trained with care: the model that ships.

@@ -26,7 +26,22 @@ def test_a_plan_follows_from_the_measured_speed(
     assert dial.measure_speed(PRESET.model, train, text) > 0
     monkeypatch.setattr(dial, "measure_speed", lambda *_: 1e12)
     made = dial.plan_for(PRESET.model, train, text, ("n_layers",))
+    assert made.expected is None  # with another size nobody has tried it
     size, vocab = text.n_tokens, text.tokenizer.vocab_size
     assert made == plan(size, vocab, 1.0, 1e12, PRESET.model, train, ("n_layers",))
     assert made.model.n_layers == PRESET.model.n_layers
     assert text.context_length == made.model.context_length == 128
+
+
+def test_what_to_expect_is_told_where_it_was_tried(
+    text: TextData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dial, "measure_speed", lambda *_: 1e11)
+    train = replace(PRESET.train, minutes=1.0, device="cpu")
+    counted = dial.bits_by_counting(text)
+    assert 1.54 < counted < 1.58  # triples alone: 1.552
+    made = dial.plan_for(PRESET.model, train, text, ("data", "minutes"))
+    assert made.expected == pytest.approx(1.40, abs=0.05)  # 1.399 in benchmarks/dial
+    assert "; expected 1.31 to 1.51 bits per byte" in str(made)
+    monkeypatch.setattr(dial, "MOST_KNOWN", 1000)
+    assert dial.plan_for(PRESET.model, train, text, ()).expected is None

@@ -1,7 +1,8 @@
 """The plan: larger models for more time, fewer minutes for short texts."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
+import pytest
 import torch
 
 from tinygpt.model.gpt import GPT
@@ -10,6 +11,7 @@ from tinygpt.training.plan import (
     MOST_EPOCHS,
     Plan,
     advice,
+    expected_bits,
     flops_per_token,
     ladder,
     n_weights,
@@ -77,6 +79,17 @@ def test_evaluations_take_three_hundredths_of_the_time_at_most() -> None:
             looks = t.steps // t.eval_interval + 1
             windows = looks * t.eval_windows + t.last_windows
             assert windows / 3 <= 0.0301 * t.steps * t.batch_size, (made, looks)
+
+
+def test_more_reading_promises_more_but_never_much() -> None:
+    once, often = (for_text(1_000_000, m) for m in (2, 60))
+    assert expected_bits(1.5, often) < expected_bits(1.5, once) < 1.5
+    whole = replace(once, tokens=1_000_000, epochs=1.0)
+    assert expected_bits(1.5, whole) == pytest.approx(1.5 * 0.885)
+    again = [replace(whole, epochs=e) for e in (2.0, 50.0, 500.0)]
+    bits = [expected_bits(1.5, made) for made in again]
+    assert bits == sorted(bits, reverse=True)
+    assert bits[1] - bits[2] < 0.01
 
 
 def test_what_is_given_is_kept() -> None:

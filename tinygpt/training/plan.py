@@ -5,6 +5,7 @@ from runs on five texts (see benchmarks/LOG.md). What it leaves out: measuring t
 machine (see `dial`) and training (see `run`).
 """
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +16,8 @@ from tinygpt.runtime.memory import n_parameters
 # d_model, n_layers, n_heads, context_length; the smallest first.
 LADDER = (
     (64, 2, 2, 64),
-    (128, 3, 4, 64),
-    (192, 4, 6, 64),
+    (128, 3, 4, 128),
+    (192, 4, 6, 128),
     (256, 5, 8, 128),
     (384, 6, 12, 128),
     (512, 8, 16, 256),
@@ -24,6 +25,8 @@ LADDER = (
 TOKENS_PER_STEP = 1024
 TOKENS_PER_WEIGHT = 0.3  # a model needs to read so many, or a smaller one is better
 MOST_EPOCHS = 16.0  # reading on teaches next to nothing (Muennighoff et al., 2023)
+WORTH = 15.0  # new texts; what all further readings of one are worth at most
+OFF = 0.07  # of the bits that are expected; no run was farther from them
 LEAST_STEPS = 200  # which the shortest text gets, for its best weights are kept
 LONG_RUN = 300  # steps, from which on it pays to average and to move more calmly
 EVALUATED = 0.03  # of the time at most; a token evaluated costs a third of one trained
@@ -46,21 +49,28 @@ class Plan:
     used: float
     """Minutes that training will take, about; fewer where the text is short, and then
     `train` counts steps and not minutes."""
+    expected: float | None = None
+    """Bits per byte on the validation split that may be expected (`expected_bits`)."""
 
     def __str__(self) -> str:
         m, t, used = self.model, self.train, self.used
         short = used < self.minutes
         of = f" of {self.minutes:g}, for the text is short" if short else ""
+        bits = ""
+        if self.expected:
+            low, high = self.expected * (1 - OFF), self.expected * (1 + OFF)
+            bits = f"; expected {low:.2f} to {high:.2f} bits per byte"
         return (
             f"Plan: {n_parameters(m) / 1e6:.1f} M parameters, {self.epochs:.1f} epochs "
-            f"of {self.tokens:,} tokens, about {used:.2g} minutes{of}\n"
+            f"of {self.tokens:,} tokens, about {used:.2g} minutes{of}{bits}\n"
             f"      d_model {m.d_model}, {m.n_layers} blocks, context length "
             f"{m.context_length}, weight decay {t.weight_decay:.2g}"
         )
 
     def record(self) -> dict[str, Any]:
         """The plan for JSON, without the settings, which stand beside it."""
-        return {"tokens": self.tokens, "epochs": self.epochs, "minutes": self.used}
+        record = {"tokens": self.tokens, "epochs": self.epochs, "minutes": self.used}
+        return record | ({"expected": self.expected} if self.expected else {})
 
 
 def flops_per_token(model: GPTConfig) -> float:
@@ -180,6 +190,23 @@ def _lay_out(
 def _most(tokens: int) -> float:
     """The most tokens to read of a text of `tokens` tokens."""
     return max(MOST_EPOCHS * tokens, float(LEAST_STEPS * TOKENS_PER_STEP))
+
+
+def expected_bits(counted: float, made: Plan) -> float:
+    """Bits per byte that a plan may be expected to reach on the validation split.
+
+    0.885 of what counting reaches once a million tokens were read, and 4.4 % less for
+    each doubling. Tokens read again count less and less, all readings together never
+    more than `WORTH` new texts (Muennighoff et al., 2023, equation 5). Fitted to runs
+    on five texts, which `OFF` holds all (see benchmarks/LOG.md).
+
+    Args:
+        counted: bits per byte that counting reaches there (see `ngrams.kneser_ney`).
+        made: what is planned.
+    """
+    again = max(0.0, made.epochs - 1)
+    fresh = min(1.0, made.epochs) + WORTH * (1 - math.exp(-again / WORTH))
+    return counted * 0.885 * (fresh * made.tokens / 1e6) ** -0.065
 
 
 def advice(tokens: int, epochs: float) -> str:
