@@ -1,6 +1,7 @@
 """config: every bad value is refused by name, the presets hold, torch stays out."""
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -174,6 +175,9 @@ BAD_FINETUNINGS = [
     ({"steps": 4}, "warmup_steps 5 is longer than the run of 4 steps"),
     ({"beta1": 1.0}, "beta1 must be below 1, not 1.0"),
     ({"data": None}, "data must be a text, not None"),
+    ({"lora_targets": "qkv"}, "lora_targets must be a list of texts, not 'qkv'"),
+    ({"lora_targets": (3,)}, "lora_targets must be a list of texts, not (3,)"),
+    ({"lora_targets": ()}, "lora_targets must name a layer or more"),
 ]
 
 
@@ -193,6 +197,8 @@ def test_finetuning_has_every_setting_of_training_but_the_tokenizer() -> None:
     with pytest.raises(TypeError, match="tokenizer"):
         FinetuneConfig(tokenizer="gpt2")
     assert from_dict(FinetuneConfig, asdict(config)) == config
+    some = replace(config, lora_targets=("q", "v"))
+    assert from_dict(FinetuneConfig, json.loads(json.dumps(asdict(some)))) == some
 
 
 def test_steps_are_filled_in_from_epochs() -> None:

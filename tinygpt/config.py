@@ -5,44 +5,13 @@ of another type or out of range. This module never imports torch, so that `tinyg
 --help` answers at once. What it leaves out: anything that acts.
 """
 
-import math
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
-from tinygpt.errors import require
+from tinygpt.errors import check_types, require
 
 IGNORE_INDEX = -100  # a target that does not count; torch's own default
 MAX_STEPS = 10_000_000  # of a run; the longest published ones have a tenth of that
-KINDS = {
-    int: "a whole number",
-    float: "a finite number",
-    bool: "True or False",
-    str: "a text",
-}
-
-
-def check_types(config: Any) -> None:
-    """Every value is what its field's type says; numbers fit into 64 bits.
-
-    Raises:
-        UserError: one is not.
-    """
-    for setting in fields(config):
-        name, value, kind = setting.name, getattr(config, setting.name), setting.type
-        options = get_args(kind) or (kind,)  # int | None -> (int, NoneType)
-        if get_origin(kind) is Literal:
-            known = ", ".join(options)
-            require(value in options, f"{name} must be one of {known}, not '{value}'")
-            continue
-        wanted = options[0]
-        fits = type(value) in ((int, float) if wanted is float else (wanted,))
-        if fits and wanted is float:
-            fits = abs(value) < math.inf  # false for nan too
-        require(
-            fits or (value is None and type(None) in options),
-            f"{name} must be {KINDS[wanted]}, not {value!r}",
-        )
-        require(type(value) is not int or value < 2**63, f"{name} must be below 2**63")
 
 
 @dataclass(frozen=True)
@@ -284,6 +253,9 @@ class FinetuneConfig(TrainConfig):
     """Share of the activations set to zero during training."""
     lora: bool = False
     """Train low-rank adapters only and keep the model as it is."""
+    lora_targets: tuple[str, ...] = ("qkv",)
+    """Layers that get adapters: qkv, or some of q, k and v, attention.output,
+    feed_forward.input, feed_forward.output, head."""
     lora_rank: int = 8
     """Rank of the adapters."""
     lora_alpha: float = 16.0
@@ -299,6 +271,7 @@ class FinetuneConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(bool(self.lora_targets), "lora_targets must name a layer or more")
         require(self.epochs > 0, f"epochs must be more than 0, not {self.epochs}")
         for name in ("lora_rank", "lora_alpha", "window"):
             value = getattr(self, name)
@@ -336,7 +309,13 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
         not unknown, f"unknown {kind.__name__} settings: {', '.join(sorted(unknown))}"
     )
     settable = {setting.name for setting in fields(kind) if setting.init}
-    return kind(**{name: v for name, v in values.items() if name in settable})
+    own = {name: v for name, v in values.items() if name in settable}
+    return kind(**without_lists(own))
+
+
+def without_lists(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with a tuple for every list: JSON has no tuples, configs no lists."""
+    return {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
 
 
 __all__ = [

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from tinygpt.config import without_lists
 from tinygpt.errors import require
 from tinygpt.files import read_json
 
@@ -43,7 +44,7 @@ def override(settings: Mapping[str, Any], *configs: Any) -> tuple[Any, ...]:
             name in known, f"there is no setting '{name}'{closest(name, sorted(known))}"
         )
     return tuple(
-        replace(config, **{n: v for n, v in settings.items() if n in own})
+        replace(config, **without_lists({n: settings[n] for n in own & set(settings)}))
         for config, own in zip(configs, names, strict=True)
     )
 

@@ -66,6 +66,12 @@ def test_the_first_word_is_the_text() -> None:
     assert parse(["eval", "my.txt", "--model", "m"]).text == "my.txt"
 
 
+def test_adapters_may_be_given_several_layers() -> None:
+    words = ["finetune", "my.jsonl", "--lora", "--lora-targets", "q", "v", "--lr", "1"]
+    train = parse(words).train
+    assert (train.data, train.lora_targets, train.lr) == ("my.jsonl", ("q", "v"), 1.0)
+
+
 def test_resume_without_a_name_takes_the_latest_of_the_preset(here: Path) -> None:
     asked = [
         parse(["train", "--resume", *more])

@@ -159,6 +159,31 @@ def test_a_resumed_run_ends_with_the_same_weights(
     assert_same_tensors(whole, parts)
 
 
+def test_the_layers_with_adapters_are_kept_with_the_run(
+    folder: str, chats: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    config = FinetuneConfig(
+        model=folder, data=chats, epochs=2.0, window=64, lora=True, lr=0.02,
+        lora_targets=("q", "v", "feed_forward.output"),
+    )  # fmt: skip
+    run = finetune(path, config)
+    list(run.reports())
+    own = RunFolder(path).configs()[1]
+    assert isinstance(own, FinetuneConfig)
+    assert own.lora_targets == config.lora_targets
+    list(finetune(path, own, resume=True).reports())
+    with pytest.raises(UserError, match="leave lora_targets as it was"):
+        finetune(path, replace(own, lora_targets=("qkv",)), resume=True)
+    merge(run.model)
+    model, tokenizer = load_model(path)
+    ids = torch.tensor([tokenizer.encode("Where is it?")])
+    torch.testing.assert_close(model(ids), run.model.eval()(ids), atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match="no linear layer 'kq'"):
+        finetune(tmp_path / "no", replace(config, lora_targets=("kq",)))
+    assert not (tmp_path / "no").exists()
+
+
 def test_what_cannot_be_resumed_is_left_alone(
     folder: str, chats: str, tmp_path: Path
 ) -> None:

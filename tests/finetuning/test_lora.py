@@ -205,6 +205,59 @@ def test_save_and_load(model: GPT, ids: Tensor, tmp_path: Path) -> None:
     assert not layer.training
 
 
+@pytest.mark.parametrize("parts", [(0,), (2,), (0, 2), (1, 2), (0, 1, 2)])
+def test_parts_of_a_stacked_layer_equal_layers_of_their_own(
+    parts: tuple[int, ...],
+) -> None:
+    joint, x = nn.Linear(7, 15), torch.randn(2, 3, 7)
+    joint.n_stacked = 3
+    alone = []
+    for i in range(3):
+        linear = nn.Linear(7, 5)
+        rows = slice(5 * i, 5 * i + 5)
+        linear.load_state_dict({"weight": joint.weight[rows], "bias": joint.bias[rows]})
+        alone.append(LoRALinear(linear, 2, 3.0) if i in parts else linear)
+    layer = LoRALinear(joint, rank=2, alpha=3.0, parts=parts)
+    assert torch.equal(layer(x), joint(x))
+    adapted = [m for m in alone if isinstance(m, LoRALinear)]
+    with torch.no_grad():
+        for number, twin in enumerate(adapted):
+            twin.lora_b.normal_()
+            layer.lora_a.chunk(len(parts))[number].copy_(twin.lora_a)
+            layer.lora_b.chunk(len(parts))[number].copy_(twin.lora_b)
+    expected = torch.cat([m(x) for m in alone], -1)
+    assert_close(layer(x), expected)
+    assert_close(layer(x), joint(x) + x @ layer.delta().T)
+    layer(x).square().sum().backward()
+    expected.square().sum().backward()
+    for number, twin in enumerate(adapted):
+        for name in ("lora_a", "lora_b"):
+            mine = getattr(layer, name).grad.chunk(len(parts))[number]
+            assert_close(mine, getattr(twin, name).grad)
+
+
+def test_queries_and_values_alone_as_in_the_paper(
+    model: GPT, ids: Tensor, tmp_path: Path
+) -> None:
+    plain, before = copy.deepcopy(model), model(ids)
+    wrapped = add_lora(model, ("v", "attention.q"), rank=2, alpha=4.0)
+    assert wrapped == [f"blocks.{i}.attention.qkv" for i in range(SHAPE["n_layers"])]
+    assert torch.equal(model(ids), before)
+    layer, d = model.blocks[1].attention.qkv, SHAPE["d_model"]
+    assert (layer.lora_a.shape, layer.lora_b.shape) == ((2 * 2, d), (2 * d, 2))
+    scramble(model)
+    delta = layer.delta().chunk(3)
+    assert [bool(part.any()) for part in delta] == [True, False, True]
+    save_lora(model, tmp_path / "a.safetensors")
+    assert load_lora(plain, tmp_path / "a.safetensors") == wrapped
+    assert torch.equal(plain(ids), model(ids))
+    adapted = model(ids)
+    merge(model)
+    assert_close(model(ids), adapted, rtol=1e-5, atol=1e-5)
+    remove_lora(model)
+    assert_close(model(ids), adapted, rtol=1e-5, atol=1e-5)
+
+
 # peft asks transformers for a property under its old name.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is dep:FutureWarning")
 @pytest.mark.parametrize("targets", [("qkv",), ALL])
@@ -264,9 +317,14 @@ def test_equal_to_peft(targets: tuple[str, ...], tmp_path: Path) -> None:
         ({"alpha": 0.0}, "alpha must be a number above 0, not 0.0"),
         ({"alpha": float("nan")}, "alpha must be a number above 0, not nan"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), not 1.0"),
-        ({"targets": ("kv",)}, "no linear layer 'kv': choose of head, input, output"),
+        (
+            {"targets": ("kv",)},
+            "no linear layer 'kv': choose of head, input, k",
+        ),
         ({"targets": ()}, "at least one layer"),
         ({"targets": ("head",)}, "head shares its weight"),
+        ({"targets": ("q", "qkv")}, "as a whole and in parts"),
+        ({"targets": ("",)}, "no linear layer ''"),
     ],
 )
 def test_wrong_requests(model: GPT, change: dict, sentence: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,16 +42,24 @@ def test_parameters_are_counted_without_a_model() -> None:
             assert n_parameters(config) == GPT(config).n_parameters(), config
 
 
-def test_adapters_are_counted_too() -> None:
-    model = GPT(SMALL)
-    add_lora(model, rank=3)
+@pytest.mark.parametrize(
+    "targets",
+    [("qkv",), ("q", "v"), ("output",), ("attention.k", "input", "attention.output")],
+)
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+def test_adapters_are_counted_too(targets: tuple[str, ...], activation: Any) -> None:
+    small = replace(SMALL, activation=activation)
+    model = GPT(small)
+    add_lora(model, targets, rank=3)
     adapters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     lora, full = (
-        least_memory(SMALL, FinetuneConfig(lora=lora, lora_rank=3))
+        least_memory(
+            small, FinetuneConfig(lora=lora, lora_rank=3, lora_targets=targets)
+        )
         for lora in (True, False)
     )
     # 16 bytes per trained number: weight, gradient, and AdamW's two.
-    assert lora - full == 16 * adapters - 12 * n_parameters(SMALL)
+    assert lora - full == 16 * adapters - 12 * n_parameters(small)
 
 
 def test_memory_by_hand() -> None:

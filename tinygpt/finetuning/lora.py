@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tinygpt.errors import require
+from tinygpt.errors import UserError, require
 from tinygpt.training.tensor_file import load_tensors, save_tensors
 
 FORMAT = "tinygpt lora 1"
@@ -29,8 +29,14 @@ class LoRALinear(nn.Linear):
     [rank, in] and `lora_b` [out, rank] are new. `lora_b` starts at zero, so that the
     layer begins with the output of `linear`. Dropout acts on the adapter's input only.
 
+    Where `linear` stacks matrices of equal height (`n_stacked`), as queries, keys and
+    values, `parts` numbers those that get adapters of their own: with P of them,
+    `lora_a` [P rank, in] and `lora_b` [P out / n_stacked, rank] stack theirs. Without
+    `parts` one adapter serves the whole matrix.
+
     Source: Hu et al. (2021), "LoRA: Low-Rank Adaptation of Large Language Models",
-    section 4.1, equation 3; `lora_a` starts uniform as in their code.
+    section 4.1, equation 3, and section 4.2 for adapters of single projections;
+    `lora_a` starts uniform as in their code.
 
     Raises:
         UserError: rank < 1, alpha not above 0, or dropout outside [0, 1).
@@ -41,7 +47,12 @@ class LoRALinear(nn.Linear):
     """
 
     def __init__(
-        self, linear: nn.Linear, rank: int, alpha: float, dropout: float = 0.0
+        self,
+        linear: nn.Linear,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        parts: Sequence[int] = (),
     ) -> None:
         require(rank >= 1, f"A LoRA rank must be at least 1, not {rank}.")
         require(
@@ -56,9 +67,11 @@ class LoRALinear(nn.Linear):
             self.bias.requires_grad_(False)
         self.rank, self.alpha, self.merged = rank, alpha, False
         self.n_stacked: int = getattr(linear, "n_stacked", 1)
+        self.parts = tuple(parts)
         self.lora_dropout = nn.Dropout(dropout)
-        self.lora_a = nn.Parameter(weight.new_empty(rank, inputs))
-        self.lora_b = nn.Parameter(weight.new_zeros(outputs, rank))
+        n, height = len(parts), outputs // self.n_stacked
+        self.lora_a = nn.Parameter(weight.new_empty((n or 1) * rank, inputs))
+        self.lora_b = nn.Parameter(weight.new_zeros(n * height or outputs, rank))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
         self.train(linear.training)
 
@@ -70,7 +83,14 @@ class LoRALinear(nn.Linear):
     @torch.no_grad()
     def delta(self) -> Float[Tensor, "out in"]:
         """What the adapter adds to the weight: (alpha / rank) B A."""
-        return self.scale * (self.lora_b @ self.lora_a)
+        if not self.parts:
+            return self.scale * (self.lora_b @ self.lora_a)
+        n, delta = len(self.parts), torch.zeros_like(self.weight)
+        pairs = zip(self.lora_b.chunk(n), self.lora_a.chunk(n), strict=True)
+        stacked = delta.unflatten(0, (self.n_stacked, -1))  # the same memory
+        for part, (b, a) in zip(self.parts, pairs, strict=True):
+            stacked[part] = self.scale * (b @ a)
+        return delta
 
     def forward(self, x: Float[Tensor, "*B in"]) -> Float[Tensor, "*B out"]:
         """The frozen layer and its adapter; merged, the weight holds both."""
@@ -78,7 +98,15 @@ class LoRALinear(nn.Linear):
         if self.merged:
             return y
         # [..., in] -> [..., rank] -> [..., out]: B A itself is never built.
-        return y + self.scale * (self.lora_dropout(x) @ self.lora_a.T @ self.lora_b.T)
+        x = self.lora_dropout(x) @ self.lora_a.T
+        if not self.parts:
+            return y + self.scale * (x @ self.lora_b.T)
+        n = len(self.parts)
+        pairs = zip(x.chunk(n, -1), self.lora_b.chunk(n), strict=True)
+        more = {p: s @ b.T for p, (s, b) in zip(self.parts, pairs, strict=True)}
+        none = torch.zeros_like(next(iter(more.values())))
+        added = [more.get(part, none) for part in range(self.n_stacked)]
+        return y + self.scale * torch.cat(added, -1)
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
@@ -93,6 +121,40 @@ def _put(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, module)
 
 
+def _chosen(model: nn.Module, targets: Sequence[str]) -> dict[str, list[int]]:
+    """The linear layers that `targets` name, and which parts of each; []: as a whole.
+
+    A stacked layer's name has a letter for each part.
+    """
+    known: dict[str, tuple[str, int | None]] = {}  # what may be named: layer and part
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            known[name] = name, None
+            above, dot, letters = name.rpartition(".")
+            if len(letters) == getattr(module, "n_stacked", 1) > 1:
+                for i, letter in enumerate(letters):
+                    known[f"{above}{dot}{letter}"] = name, i
+    found: dict[str, set[int | None]] = {}
+    for target in targets:
+        meant = [at for end, at in known.items() if f".{end}".endswith(f".{target}")]
+        require(
+            bool(meant) and target != "",
+            f"The model has no linear layer {target!r}: choose of "
+            f"{', '.join(sorted({end.rpartition('.')[2] for end in known}))}.",
+        )
+        for name, part in meant:
+            found.setdefault(name, set()).add(part)
+    require(bool(targets), "LoRA needs at least one layer to adapt.")
+    for name, parts in found.items():
+        require(
+            None not in parts or len(parts) == 1,
+            f"{name} is named as a whole and in parts: give one or the other.",
+        )
+    # In the model's order, whatever the order of the targets.
+    order = [name for name, _ in model.named_modules() if name in found]
+    return {name: sorted(p for p in found[name] if p is not None) for name in order}
+
+
 def add_lora(
     model: nn.Module,
     targets: Sequence[str] = TARGETS,
@@ -103,32 +165,29 @@ def add_lora(
     """Add adapters to the linear layers that `targets` name; freeze everything else.
 
     A target is the end of a dotted name: "qkv" is that layer in every block,
-    "attention.output" leaves the feed-forward layers' output alone. Returns the names
-    of the wrapped layers. Of GPT-2's joint `qkv`, all three parts are adapted.
+    "attention.output" leaves the feed-forward layers' output alone. The joint `qkv` has
+    one adapter for all three parts; "q", "k" and "v" are its parts with an adapter
+    each. Returns the names of the wrapped layers.
 
     Raises:
         UserError: a target is no linear layer of the model or shares its weight with
-            another (a tied head), there are adapters already, or a number is wrong.
+            another (a tied head), `qkv` is named beside a part of it, there are
+            adapters already, or a number is wrong.
     """
     require(not any(adapters(model)), "The model has adapters: remove_lora them first.")
-    linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    for target in targets:
-        require(
-            any(f".{name}".endswith(f".{target}") for name in linears),
-            f"The model has no linear layer {target!r}: choose of "
-            f"{', '.join(sorted({name.rpartition('.')[2] for name in linears}))}.",
-        )
-    require(bool(targets), "LoRA needs at least one layer to adapt.")
-    ends = tuple(f".{target}" for target in targets)
-    chosen = {n: m for n, m in linears.items() if f".{n}".endswith(ends)}
+    chosen = _chosen(model, targets)
+    linears = {name: model.get_submodule(name) for name in chosen}
     every = [id(p) for _, p in model.named_parameters(remove_duplicate=False)]
-    for name, linear in chosen.items():
+    for name, linear in linears.items():
         require(
             every.count(id(linear.weight)) == 1,
             f"{name} shares its weight with another layer, so it cannot be merged: "
             "leave it out.",
         )
-    wrapped = {n: LoRALinear(m, rank, alpha, dropout) for n, m in chosen.items()}
+    wrapped = {
+        name: LoRALinear(linear, rank, alpha, dropout, chosen[name])  # type: ignore[arg-type]
+        for name, linear in linears.items()
+    }
     model.requires_grad_(False)
     for name, module in wrapped.items():
         module.lora_a.requires_grad_(True)
@@ -176,12 +235,21 @@ def remove_lora(model: nn.Module) -> None:
 
 
 def lora_state(model: nn.Module) -> dict[str, Tensor]:
-    """The adapters' `lora_a` [rank, in] and `lora_b` [out, rank] by name, no copies."""
+    """The adapters' `lora_a` [rank, in] and `lora_b` [out, rank] by name, no copies.
+
+    Their shapes are others if only parts are adapted (see `LoRALinear`).
+    """
     return {
         f"{name}.{part}": getattr(module, part).detach()
         for name, module in adapters(model)
         for part in ("lora_a", "lora_b")
     }
+
+
+def _ends(name: str, module: LoRALinear) -> list[str]:
+    """The targets that mean just this layer, or just its adapted parts."""
+    above, dot, letters = name.rpartition(".")
+    return [f"{above}{dot}{letters[part]}" for part in module.parts] or [name]
 
 
 def save_lora(model: nn.Module, path: str | Path) -> None:
@@ -195,7 +263,7 @@ def save_lora(model: nn.Module, path: str | Path) -> None:
     first = next(iter(wrapped.values()))
     metadata = {
         "format": FORMAT,
-        "targets": list(wrapped),
+        "targets": [end for item in wrapped.items() for end in _ends(*item)],
         "rank": first.rank,
         "alpha": first.alpha,
         "dropout": first.lora_dropout.p,
@@ -221,17 +289,20 @@ def load_lora(model: nn.Module, path: str | Path) -> list[str]:
         and all(type(number) in (int, float) for number in numbers.values()),
         f"{path} holds no LoRA adapters.",
     )
+    misfit = f"{path} does not fit this model: load the model that it was trained on."
     wanted: dict[str, tuple[int, int]] = {}
-    linears = dict(model.named_modules())
-    for name in targets:
-        linear, rank = linears.get(name), numbers["rank"]
-        if isinstance(linear, nn.Linear):
-            wanted[f"{name}.lora_a"] = (rank, linear.in_features)
-            wanted[f"{name}.lora_b"] = (linear.out_features, rank)
-    require(
-        wanted == {name: tuple(tensor.shape) for name, tensor in tensors.items()},
-        f"{path} does not fit this model: load the model that it was trained on.",
-    )
+    try:
+        chosen = _chosen(model, targets)
+    except UserError as error:
+        raise UserError(misfit) from error
+    for name, parts in chosen.items():
+        linear: Any = model.get_submodule(name)
+        n, rank = len(parts), numbers["rank"]
+        height = n * (linear.out_features // getattr(linear, "n_stacked", 1))
+        wanted[f"{name}.lora_a"] = ((n or 1) * rank, linear.in_features)
+        wanted[f"{name}.lora_b"] = (height or linear.out_features, rank)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    require(wanted == found, misfit)
     names = add_lora(model, targets, **numbers)
     with torch.no_grad():
         for name, tensor in lora_state(model).items():

@@ -49,6 +49,7 @@ KEPT = (  # settings that a resumed run cannot change
     "renumber",
     "optimizer",
     "lora",
+    "lora_targets",
     "lora_rank",
     "lora_alpha",
     "lora_dropout",
@@ -243,6 +244,7 @@ def _absolute(model: str) -> str:
 def _adapt(model: GPT, config: FinetuneConfig) -> None:
     add_lora(
         model,
+        config.lora_targets,
         rank=config.lora_rank,
         alpha=config.lora_alpha,
         dropout=config.lora_dropout,

@@ -36,6 +36,22 @@ def n_parameters(model: GPTConfig) -> int:
     return total
 
 
+def _n_adapted(model: GPTConfig, train: FinetuneConfig) -> int:
+    """The learned numbers of the adapters in the blocks."""
+    width, wide = model.d_model, model.ff_width
+    gates = 2 if model.activation == "swiglu" else 1
+    sizes = {  # inputs and outputs together
+        "attention.qkv": 4 * width,
+        **dict.fromkeys(("attention.q", "attention.k", "attention.v"), 2 * width),
+        "attention.output": 2 * width,
+        "feed_forward.input": width + gates * wide,
+        "feed_forward.output": width + wide,
+    }
+    ends = tuple(f".{target}" for target in train.lora_targets)
+    adapted = sum(size for name, size in sizes.items() if f".{name}".endswith(ends))
+    return adapted * train.lora_rank * model.n_layers
+
+
 def least_memory(model: GPTConfig, train: TrainConfig, world_size: int = 1) -> int:
     """Bytes that a process needs at least to train `model` as `train` says.
 
@@ -48,7 +64,7 @@ def least_memory(model: GPTConfig, train: TrainConfig, world_size: int = 1) -> i
     if isinstance(train, FinetuneConfig):
         tokens_per_text, recompute = train.window or tokens_per_text, train.recompute
         if train.lora:
-            trained = 4 * model.d_model * train.lora_rank * model.n_layers  # of qkv
+            trained = _n_adapted(model, train)
             weights += trained
     states = 1 if train.optimizer == "muon" else 2
     fixed = FLOAT32 * (weights + (1 + states) * trained)
