@@ -21,7 +21,6 @@ from tinygpt.text.dataset import (
     Tokens,
     require_long_enough,
     split_at_document,
-    split_tokens,
     whole_split,
 )
 from tinygpt.text.documents import encode_documents, load_documents, split_documents
@@ -36,8 +35,8 @@ MOST_KNOWN = 1_000_000  # tokens that the baselines and the memorisation report 
 class TextData:
     """A text as token ids, the first 90 % to train on, the rest to validate.
 
-    A text of several documents is split between two of them (see `split_documents`, and
-    `split_at_document` for token files), a text in one piece between two tokens.
+    A text is split between two documents, a text in one piece between two characters
+    (see `split_documents`, and `split_at_document` for token files).
     """
 
     def __init__(self, name: str, tokenizer: Tokenizer, context_length: int) -> None:
@@ -57,14 +56,11 @@ class TextData:
             self.train, self.val = ids[:cut], _in_memory(ids[cut:])
         else:
             documents = load_documents(name)
-            if len(documents) == 1:  # one long text has no better place to be cut
-                encoded = encode_documents(documents, tokenizer, separate=False)
-                self.train, self.val = split_tokens(encoded, context_length)
-            else:
-                train, val = split_documents(documents)
-                self.train = torch.tensor(encode_documents(train, tokenizer))
-                self.val = torch.tensor(encode_documents(val, tokenizer))
-                require_long_enough(len(self.train), len(self.val), context_length)
+            separate = len(documents) > 1  # a text in one piece has no ends to mark
+            train, val = split_documents(documents)
+            self.train = torch.tensor(encode_documents(train, tokenizer, separate))
+            self.val = torch.tensor(encode_documents(val, tokenizer, separate))
+            require_long_enough(len(self.train), len(self.val), context_length)
 
     def __str__(self) -> str:
         n_train, n_val = len(self.train), len(self.val)
