@@ -77,19 +77,25 @@ PRESETS = {
             last_windows=180,  # all of the handbook
         ),
     ),
-    # GPT-2's shape at pocket size, trained with care: the model that ships.
+    # GPT-2's shape at pocket size, trained with care: the model that ships. The shorter
+    # text is read twice as often.
     "pocket": Preset(
-        GPTConfig(context_length=128, d_model=192, n_heads=6, n_layers=6, dropout=0.2),
+        GPTConfig(context_length=128, d_model=192, n_heads=6, n_layers=6),
         TrainConfig(
-            steps=640,
+            data="stories,handbook,handbook",
+            tokenizer="course-4k",
+            steps=1800,
             optimizer="muon",
             lr=2e-3,
-            embedding_lr=4e-3,
-            muon_lr=0.01,
-            weight_decay=0.1,
+            embedding_lr=0.012,
+            beta1=0.8,
+            weight_decay=0.6,
             warmup_steps=20,
+            schedule="linear",
+            final_lr_fraction=0.1,
+            average_fraction=0.2,
+            eval_interval=150,
             eval_windows=200,
-            patience=6,
         ),
     ),
     # The 240-line demo that the course grew out of, without its dead rows.

@@ -12,7 +12,12 @@ from tinygpt.text.bpe_training import (
     naive_train_bpe,
     train_bpe,
 )
-from tinygpt.text.documents import encode_documents, load_documents, split_documents
+from tinygpt.text.documents import (
+    encode_documents,
+    load_documents,
+    split_documents,
+    split_text,
+)
 from tinygpt.text.tokenizer import get_tokenizer
 
 
@@ -124,3 +129,21 @@ def test_a_strange_text_gives_a_small_vocabulary(text: str) -> None:
     tokenizer = learn_vocabulary([text])
     assert 257 <= tokenizer.vocab_size <= 512
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_several_texts_are_split_each_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one whose name has a comma; a text named twice trains twice."""
+    monkeypatch.chdir(tmp_path)
+    Path("one.txt").write_text("abcdefghij" * 10, encoding="utf-8")
+    Path("two.txt").write_text("0123456789" * 10, encoding="utf-8")
+    Path("one.txt,two.txt.txt").write_text("comma" * 20, encoding="utf-8")
+    one, two = split_text("one.txt"), split_text("two.txt")
+    assert one == (["abcdefghij" * 9], ["abcdefghij"])
+    train, val = split_text("one.txt,two.txt,two.txt")
+    assert train == one[0] + two[0] + two[0]
+    assert val == one[1] + two[1] + two[1]
+    assert split_text("one.txt,two.txt.txt") == (["comma" * 18], ["comma" * 2])
+    with pytest.raises(UserError, match="three"):
+        split_text("one.txt,three.txt")

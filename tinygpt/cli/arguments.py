@@ -66,8 +66,8 @@ class TrainOptions(TrainConfig):
         "handbook"
     )
     """handbook, stories or another text that `tinygpt data` lists, a text file, folder
-    or glob, or token files of `tinygpt data prepare`: a.tokens, a.tokens,b.tokens or a
-    folder or glob of them."""
+    or glob, several of these with commas between them, or token files of `tinygpt data
+    prepare`: a.tokens, a.tokens,b.tokens or a folder or glob of them."""
 
 
 @dataclass(frozen=True)

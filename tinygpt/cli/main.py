@@ -118,7 +118,7 @@ def run_tokenize(args: Tokenize) -> None:
         if args.save is None:
             raise UserError("say where the new vocabulary goes: --save NAME.tiktoken")
         require(not args.save.is_dir(), f"{args.save} is a folder: name a file")
-        texts, _ = documents.split_documents(documents.load_documents(args.train_on))
+        texts, _ = documents.split_text(args.train_on)
         trained = train_bpe(texts, args.vocab_size)
         trained.save(args.save)
         ids = documents.encode_documents(texts, trained, separate=False)

@@ -8,10 +8,13 @@ by the special token `<|endoftext|>`. What it leaves out: finding and decoding f
 
 from collections.abc import Sequence
 from itertools import accumulate
+from os.path import expanduser
+from pathlib import Path
 
 import regex
 
 from tinygpt.errors import UserError
+from tinygpt.files import exists
 from tinygpt.text.bpe import END_OF_TEXT
 from tinygpt.text.corpora import find_to_read, is_jsonl, read, read_lines
 from tinygpt.text.tokenizer import Tokenizer
@@ -65,6 +68,26 @@ def split_documents(
         train, val = list(documents[: min(i + 1, last)]), list(documents[i + 1 :])
         val = val or [documents[last]]
     return [part for part in train if part], val
+
+
+def split_text(name: str) -> tuple[list[str], list[str]]:
+    """The documents of a text to train on, and those to validate on.
+
+    Several texts with commas between their names ("stories,handbook") are split each by
+    itself, so that all of them are trained on and validated on; one that is named twice
+    trains twice.
+
+    Raises:
+        UserError: as `load_documents`.
+    """
+    train: list[str] = []
+    val: list[str] = []
+    path = Path(expanduser(name))  # noqa: PTH111 - Path.expanduser raises RuntimeError
+    for part in [name] if exists(path) else name.split(","):
+        to_train, to_validate = split_documents(load_documents(part))
+        train += to_train
+        val += to_validate
+    return train, val
 
 
 def encode_documents(

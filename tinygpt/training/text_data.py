@@ -23,7 +23,7 @@ from tinygpt.text.dataset import (
     split_at_document,
     whole_split,
 )
-from tinygpt.text.documents import encode_documents, load_documents, split_documents
+from tinygpt.text.documents import encode_documents, split_text
 from tinygpt.text.joined_tokens import find_tokens, open_joined
 from tinygpt.text.token_file import read_head
 from tinygpt.text.tokenizer import TOKENIZER_NAMES, Tokenizer, get_tokenizer
@@ -36,7 +36,7 @@ class TextData:
     """A text as token ids, the first 90 % to train on, the rest to validate.
 
     A text is split between two documents, a text in one piece between two characters
-    (see `split_documents`, and `split_at_document` for token files).
+    (see `split_text`, and `split_at_document` for token files).
     """
 
     def __init__(self, name: str, tokenizer: Tokenizer, context_length: int) -> None:
@@ -55,9 +55,9 @@ class TextData:
             cut = split_at_document(ids, context_length, tokenizer.end_of_text)
             self.train, self.val = ids[:cut], _in_memory(ids[cut:])
         else:
-            documents = load_documents(name)
-            separate = len(documents) > 1  # a text in one piece has no ends to mark
-            train, val = split_documents(documents)
+            train, val = split_text(name)
+            # A text in one piece has no ends to mark.
+            separate = len(train) > 1 or len(val) > 1
             self.train = torch.tensor(encode_documents(train, tokenizer, separate))
             self.val = torch.tensor(encode_documents(val, tokenizer, separate))
             require_long_enough(len(self.train), len(self.val), context_length)
@@ -127,8 +127,7 @@ def tokenizer_for(name: str, data: str) -> Tokenizer:
             f"{paths[0]} holds tokens of {used}: name its file with --tokenizer",
         )
         return get_tokenizer(used)
-    train, _ = split_documents(load_documents(data))
-    return learn_vocabulary(train)
+    return learn_vocabulary(split_text(data)[0])
 
 
 def _in_memory(ids: Tokens) -> Int[Tensor, " N"]:
