@@ -222,15 +222,18 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class FinetuneConfig(TrainConfig):
-    """One fine-tuning run. The defaults suit pocket-gpt2 and the support chats."""
+    """One fine-tuning run. The defaults suit pocket-gpt2 and the shop's chats."""
 
     model: str = "pocket-gpt2"
     """pocket-gpt2, gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2, a folder in
     GPT-2's format, or a run folder."""
-    data: str = "support-chats"
-    """support-chats, a .jsonl file of chats, or any text."""
+    data: str = "shop-chats"
+    """shop-chats, support-chats, a .jsonl file of chats, or any text."""
     renumber: bool = False
     """Give chats new order numbers in every epoch, so that they must be copied."""
+    template: Literal["auto", "tokens", "text"] = "auto"
+    """How a conversation says who speaks in a vocabulary without tokens for it: such
+    tokens are added, or names ("User:") say it; auto: tokens, but with lora names."""
     tokenizer: Literal[""] = field(default="", init=False)
     """Always the model's own, so there is nothing to set."""
     scratch: bool = False

@@ -286,7 +286,7 @@ def train(
 
 def finetune(
     model: str | Path | LLM = "pocket-gpt2",
-    data: str | Path = "support-chats",
+    data: str | Path = "shop-chats",
     *,
     name: str | None = None,
     out: str | Path = "runs",
@@ -297,7 +297,8 @@ def finetune(
 
     Args:
         model: an LLM, which stays as it is, or what `load` takes.
-        data: "support-chats", a .jsonl file of conversations, or any text.
+        data: "shop-chats", "support-chats", a .jsonl file of conversations, or any
+            text.
         name: as in `train`, like `out` and `progress`.
         out: as in `train`.
         progress: as in `train`.

@@ -84,7 +84,7 @@ PRESETS = {
         TrainConfig(
             data="stories,handbook,handbook",
             tokenizer="course-4k",
-            steps=1800,
+            steps=2300,
             optimizer="muon",
             lr=2e-3,
             embedding_lr=0.012,

@@ -125,7 +125,7 @@ def test_a_conversation_too_long_for_a_window_keeps_some_of_its_answer() -> None
         {"role": "user", "content": "word " * 50},
         {"role": "assistant", "content": "Short."},
     ]
-    packed = pack([long, CHAT], TOKENIZER, window=24)
+    packed = pack([long, CHAT[:2]], TOKENIZER, window=24)
     ids, own = render(long, TOKENIZER)
     answer_at = own.index(True)
     assert answer_at > 24
@@ -266,6 +266,23 @@ def test_a_small_file_has_no_test_part(n: int) -> None:
     assert (len(train), len(val), len(test)) == (n * 9 // 10, n - n * 9 // 10, 0)
     with pytest.raises(UserError, match="at least 2"):
         chat_parts(chats[:1])
+
+
+def test_a_long_conversation_is_cut_between_turns() -> None:
+    turns = [
+        [
+            {"role": "user", "content": f"{letter}" * 6},
+            {"role": "assistant", "content": f"{letter}" * 4},
+        ]
+        for letter in "abcd"
+    ]
+    each = len(render(turns[0], TOKENIZER)[0])
+    chat = [message for turn in turns for message in turn]
+    packed = pack([chat], TOKENIZER, window=2 * each + 3)  # two turns, not three
+    assert len(packed) == 2
+    for row, two in zip(packed.ids.tolist(), (turns[:2], turns[2:]), strict=True):
+        ids, _ = render(two[0] + two[1], TOKENIZER)
+        assert row[: len(ids) - 1] == ids[:-1]
 
 
 # --- New numbers -------------------------------------------------------------------

@@ -53,11 +53,13 @@ def test_a_tuned_model_answers_and_stops(
         model=folder, data=chats, epochs=40.0, batch_size=2, window=64, lr=0.02,
         dropout=0.0, lora=lora, lora_rank=6, patience=None,
     )  # fmt: skip
-    before, _ = load_model(folder)
+    before = load_model(folder)
     after_loss = run_small(config, tmp_path / "run")
     model, tokenizer = load_model(tmp_path / "run")
-    data = ChatData(chats, tokenizer, 64)
-    loss, first = (data.evaluate(m).nats_per_token for m in (model, before))
+    loss, first = (
+        ChatData(chats, t, 64).evaluate(m).nats_per_token
+        for m, t in ((model, tokenizer), before)
+    )
     assert loss <= after_loss + 1e-4  # the best is kept
     assert loss < first - (0.1 if lora else 1)
     if not lora:  # adapters alone cannot teach a random model to speak

@@ -75,9 +75,9 @@ class FinetuneOptions(FinetuneConfig):
     """`FinetuneConfig` with the text as the first word."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[TEXT]")] = (
-        "support-chats"
+        "shop-chats"
     )
-    """support-chats, a .jsonl file of chats, or any text."""
+    """shop-chats, support-chats, a .jsonl file of chats, or any text."""
     tokenizer: Annotated[str, tyro.conf.Suppress] = field(  # type: ignore[assignment]
         default="",  # mypy: the base class has a Literal
         init=False,  # tyro would offer it

@@ -6,7 +6,7 @@
 training (see `run`), other ways to vary a conversation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -108,21 +108,24 @@ class Packed:
         return self.ids[rows], self.targets[rows], mask, self.positions[rows]
 
 
+Piece = tuple[list[int], list[bool]]  # ids, and which are the assistant's own
+
+
 def pack(chats: Chats, tokenizer: Tokenizer, window: int) -> Packed:
     """Fill windows with whole conversations, the longest first, each where it fits.
 
-    A conversation longer than a window is cut to its first tokens; if its first answer
-    begins after them, to the tokens around the beginning of that answer. So every
-    conversation in the result has targets; those without an answer are left out.
+    A conversation longer than a window is cut between turns; a turn that is longer
+    itself, to the tokens around the beginning of its answer. So every piece in the
+    result has targets; conversations without an answer are left out.
 
     Raises:
         UserError: as `render`.
     """
-    rendered = [render(chat, tokenizer) for chat in chats]
-    answered = [_cut(ids, own, window) for ids, own in rendered if any(own)]
-    answered.sort(key=lambda pair: -len(pair[0]))
+    cut = [list(pieces(chat, tokenizer, window)) for chat in chats]
+    answered = [piece for parts in cut for piece in parts]
+    answered.sort(key=lambda piece: -len(piece[0]))
     room: list[int] = []
-    rows: list[list[tuple[list[int], list[bool]]]] = []
+    rows: list[list[Piece]] = []
     for ids, own in answered:
         n = len(ids) - 1  # every token but the last is an input
         row = next((i for i, left in enumerate(room) if left >= n), len(rows))
@@ -137,11 +140,11 @@ def pack(chats: Chats, tokenizer: Tokenizer, window: int) -> Packed:
         torch.full(shape, IGNORE_INDEX),
         torch.full(shape, -1),
         torch.zeros(shape, dtype=torch.long),
-        left_out=len(rendered) - len(answered),
+        left_out=sum(not parts for parts in cut),
     )
-    for i, row_chats in enumerate(rows):
+    for i, row_pieces in enumerate(rows):
         start = 0
-        for number, (ids, own) in enumerate(row_chats):
+        for number, (ids, own) in enumerate(row_pieces):
             here = slice(start, start + len(ids) - 1)
             targets = [
                 t if mine else IGNORE_INDEX
@@ -155,7 +158,28 @@ def pack(chats: Chats, tokenizer: Tokenizer, window: int) -> Packed:
     return packed
 
 
-def _cut(ids: list[int], own: list[bool], window: int) -> tuple[list[int], list[bool]]:
+def pieces(
+    chat: Sequence[Message], tokenizer: Tokenizer, window: int
+) -> Iterator[Piece]:
+    """The conversation in pieces of whole turns, as many in each as fit the window.
+
+    A turn begins with a user's message. Pieces without an answer are left out.
+    """
+    ids: list[int] = []
+    own: list[bool] = []
+    begins = [i for i, m in enumerate(chat) if m["role"] == "user" and i > 0]
+    for begin, end in zip([0, *begins], [*begins, len(chat)], strict=True):
+        turn = render(chat[begin:end], tokenizer)
+        if ids and len(ids) + len(turn[0]) > window + 1:
+            if any(own):
+                yield _around_answer(ids, own, window)
+            ids, own = [], []
+        ids, own = ids + turn[0], own + turn[1]
+    if any(own):
+        yield _around_answer(ids, own, window)
+
+
+def _around_answer(ids: list[int], own: list[bool], window: int) -> Piece:
     """At most window + 1 of the tokens, some of the first answer among them."""
     answer, start = own.index(True), 0
     if answer > window:  # half of the window is for what leads to the answer, or more

@@ -17,6 +17,7 @@ from torch import nn
 from tinygpt.config import FinetuneConfig
 from tinygpt.errors import UserError, require
 from tinygpt.files import exists, shipped
+from tinygpt.finetuning.chat import add_speakers, has_speakers
 from tinygpt.finetuning.chat_data import ChatData, PackedBatches
 from tinygpt.finetuning.lora import add_lora, merge, remove_lora
 from tinygpt.formats.huggingface import load_gpt2
@@ -47,6 +48,7 @@ KEPT = (  # settings that a resumed run cannot change
     "scratch",
     "window",
     "renumber",
+    "template",
     "optimizer",
     "lora",
     "lora_targets",
@@ -184,6 +186,15 @@ def finetune(
     if keeps_base:
         config = replace(config, model=str((folder.path / BASE).resolve()))
     model, tokenizer = _start(folder, config, base, resume)
+    chats = holds_chats(config.data)
+    if chats and config.template != "text":
+        if not config.lora:
+            model, tokenizer = add_speakers(model, tokenizer)
+        require(
+            config.template == "auto" or has_speakers(tokenizer),
+            f"adapters leave the embedding of {config.model} alone, so it cannot learn "
+            "tokens for the speakers: give --template text, or leave out --lora",
+        )
     window = config.window or model.config.context_length
     require(
         window <= model.config.context_length,
@@ -195,7 +206,7 @@ def finetune(
     require_memory(model.config, config, device, ranks.size)
     data: ChatData | TextData
     batches: PackedBatches | Batches
-    if holds_chats(config.data):
+    if chats:
         data = ChatData(config.data, tokenizer, window)
         renew = data.renumbered if config.renumber else None
         batches = PackedBatches(data.train, config.batch_size, config.seed, renew)
