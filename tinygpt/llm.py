@@ -297,8 +297,7 @@ def finetune(
 
     Args:
         model: an LLM, which stays as it is, or what `load` takes.
-        data: "shop-chats", "support-chats", a .jsonl file of conversations, or any
-            text.
+        data: "shop-chats", a .jsonl file of conversations, or any text.
         name: as in `train`, like `out` and `progress`.
         out: as in `train`.
         progress: as in `train`.

@@ -266,7 +266,8 @@ def test_a_token_file_is_prepared_and_trained_on_like_its_text(
     empty: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It goes on bit for bit; a text is cut between characters, its tokens between
-    tokens, so that they are measured on nearly the same."""
+    tokens, so that they are measured on nearly the same.
+    """
     text = words(empty, "text", steps=20, out="runs")
     main(text)
     prepared = ["data", "prepare", "text.txt", "--tokenizer", "small.tiktoken"]

@@ -25,7 +25,10 @@ def copying_practice(
 
     def turn() -> Conversation:
         some = rng.choice(words, int(rng.integers(0, LONGEST_QUESTION + 1))).tolist()
-        number, place = str(rng.integers(10_000, 100_000)), int(rng.integers(0, len(some) + 1))
+        number, place = (
+            str(rng.integers(10_000, 100_000)),
+            int(rng.integers(0, len(some) + 1)),
+        )
         question = " ".join([*some[:place], number, *some[place:]])
         return [
             {"role": "user", "content": question},
