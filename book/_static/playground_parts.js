@@ -277,7 +277,7 @@
     return { hears: {
       loaded({ special }) {
         forget();
-        if (!special.includes("<|endoftext|>")) {
+        if (!["<|endoftext|>", "<|end|>"].some((end) => special.includes(end))) {
           desk.say("This model has no end mark, so it cannot chat: choose one that was fine-tuned.");
         }
       },

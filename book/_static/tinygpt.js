@@ -709,24 +709,53 @@
 
   // --- finetuning/chat.py -----------------------------------------------------------
 
-  /** The text without the white space around it, as Python's `strip` counts it. */
+  const SPEAKERS = ["<|user|>", "<|assistant|>", "<|end|>"];
+  const SPACE = /[\p{White_Space}\x1c-\x1f]+/u;  // as Python's `strip` and `split` count it
+  const NAME = /(?<![\p{Alphabetic}\p{M}\p{Nd}\p{Pc}])(User|Assistant|System):/gu;
+
+  /** The text without the white space around it. */
   function strip(text) {
-    const space = /[\p{White_Space}\x1c-\x1f]/u;
     let start = 0, end = text.length;
-    while (start < end && space.test(text[start])) start++;
-    while (start < end && space.test(text[end - 1])) end--;
+    while (start < end && SPACE.test(text[start])) start++;
+    while (start < end && SPACE.test(text[end - 1])) end--;
     return text.slice(start, end);
   }
 
-  /** Ids of a conversation so far and of "Assistant:", which asks for an answer. A
+  /** Whether the vocabulary has tokens for who speaks. */
+  function hasSpeakers(tokenizer) {
+    return SPEAKERS.every((token) => tokenizer.specialTokens.has(token));
+  }
+
+  /** The id that ends an answer: that of <|end|>, or else of <|endoftext|>. */
+  function endOfAnswer(tokenizer) {
+    const end = hasSpeakers(tokenizer) ? tokenizer.specialTokens.get("<|end|>")
+      : tokenizer.endOfText;
+    require(end !== undefined, `tokenizer ${tokenizer.name} has no <|endoftext|> to stop at`);
+    return end;
+  }
+
+  /** A message in plain text; what a user types cannot name another speaker. */
+  function asText({ role, content }, tokenizer) {
+    if (role === "assistant") {
+      return [...tokenizer.encode("Assistant:"), ...tokenizer.encode(` ${strip(content)}`),
+        endOfAnswer(tokenizer)];
+    }
+    const typed = content.split(SPACE).filter(Boolean).join(" ").replace(NAME, "$1 :");
+    return tokenizer.encode(`User: ${typed}\n`);
+  }
+
+  /** Ids of a conversation so far, and of what asks the assistant for an answer. A
       message is { role: "user" or "assistant", content }. */
   function chatPrompt(messages, tokenizer) {
-    const end = tokenizer.endOfText;
-    require(end !== undefined, `tokenizer ${tokenizer.name} has no <|endoftext|> to stop at`);
-    const parts = messages.map(({ role, content }) => (role === "assistant"
-      ? [...tokenizer.encode("Assistant:"), ...tokenizer.encode(` ${strip(content)}`), end]
-      : tokenizer.encode(`User: ${strip(content)}\n`)));
-    return [...parts.flat(), ...tokenizer.encode("Assistant:")];
+    endOfAnswer(tokenizer);
+    if (!hasSpeakers(tokenizer)) {
+      const parts = messages.map((message) => asText(message, tokenizer));
+      return [...parts.flat(), ...tokenizer.encode("Assistant:")];
+    }
+    const special = (token) => tokenizer.specialTokens.get(token);
+    const parts = messages.map(({ role, content }) =>
+      [special(`<|${role}|>`), ...tokenizer.encode(strip(content)), special("<|end|>")]);
+    return [...parts.flat(), special("<|assistant|>")];
   }
 
   /** The latest messages whose prompt fits into `room` tokens, in whole turns. */
@@ -748,10 +777,10 @@
   } = {}) {
     const context = model.config.context_length;
     const kept = cutHistory(messages, tokenizer, context - Math.floor(context / 4));
-    const stopToken = tokenizer.endOfText;
+    const stopToken = endOfAnswer(tokenizer), special = new Set(tokenizer.specialTokens.values());
     const tokens = generate(model, chatPrompt(kept, tokenizer), maxNewTokens,
       { temperature, topK, topP, seed, stopToken });
-    const said = function* () { for (const id of tokens) if (id !== stopToken) yield id; };
+    const said = function* () { for (const id of tokens) if (!special.has(id)) yield id; };
     let first = true;
     for (const piece of streamText(said(), tokenizer)) {
       yield first ? piece.replace(/^ +/, "") : piece;
