@@ -43,13 +43,7 @@ bench: .venv/.bench ## measure speed against others (QUICK=1: a first look, 5 mi
 	@$(if $(QUICK),,$(BIN)/python benchmarks/draw.py)
 	@echo && $(BIN)/python benchmarks/summary.py $(if $(QUICK),--quick)
 
-# The model that ships: trained, then written in GPT-2's format. Its card is by hand.
-pocket: .venv/.core ## train data/pocket-gpt2 again (about 20 minutes)
-	$(BIN)/tinygpt train --preset pocket --name pocket \
-	  $(if $(wildcard runs/pocket/last.safetensors),--resume)
-	$(BIN)/tinygpt export --model runs/pocket --out data/pocket-gpt2 --dtype float16
-
-models: .venv/.core ## train data/tiny and data/pocket-chat again (about 5 minutes)
+models: .venv/.core ## train the models in data/ again (about 45 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python resources/models.py $(ARGS)
 
 # Two workers with one thread each: as fast as two cores allow, and repeatable. They take

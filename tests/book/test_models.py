@@ -37,7 +37,7 @@ def test_it_is_small_and_loads_as_the_card_says(name: str) -> None:
     assert sum(path.stat().st_size for path in files) <= 8_000_000
     model, tokenizer = load_model(DATA / name)
     assert tokenizer.vocab_size <= model.config.vocab_size
-    assert f"{model.n_parameters():,} parameters" in card(name)
+    assert f"{model.n_parameters():,} parameters" in " ".join(card(name).split())
 
 
 def test_tiny_is_the_preset_and_reaches_the_figure_on_its_card() -> None:
