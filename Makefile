@@ -88,4 +88,4 @@ LITGPT := litgpt==0.5.13 lightning==2.6.6 lightning-utilities==0.15.3 \
 	@$(BIN)/python -m pip install --quiet -c requirements.lock -e ".$(EXTRAS)"
 	@touch .venv/.core $@
 
-.PHONY: help train pocket models book serve test fuzz lint bench clean
+.PHONY: help train models book serve test fuzz lint bench clean
