@@ -20,7 +20,7 @@ from tiny_chat import CHAT, END, TOKENIZER, small_model, write_chats
 
 from tinygpt.config import IGNORE_INDEX
 from tinygpt.errors import UserError
-from tinygpt.finetuning.chat import render
+from tinygpt.finetuning.chat import add_speakers, end_of_answer, render
 from tinygpt.finetuning.chat_data import (
     ChatData,
     PackedBatches,
@@ -187,22 +187,29 @@ def test_a_part_without_an_answer_is_refused_before_training(tmp_path: Path) -> 
     assert "(1 chats without an answer left out)" in str(ChatData(some, TOKENIZER, 64))
 
 
-def test_the_end_mark_counts_in_the_loss_but_not_as_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("speakers", [False, True])
+def test_the_end_mark_counts_in_the_loss_but_not_as_text(
+    tmp_path: Path, speakers: bool
+) -> None:
     """Bits per byte by hand: the nats of the words, over the bytes of the words."""
-    data = ChatData(as_file(tmp_path / "two.jsonl", CHAT, CHAT), TOKENIZER, 64)
-    model = small_model()
+    model, tokenizer = small_model(), TOKENIZER
+    if speakers:
+        model, tokenizer = add_speakers(model, tokenizer)
+    end = end_of_answer(tokenizer)
+    data = ChatData(as_file(tmp_path / "two.jsonl", CHAT, CHAT), tokenizer, 64)
     result = data.evaluate(model)
-    ids, own = render(CHAT, TOKENIZER)
+    ids, own = render(CHAT, tokenizer)
     log_p = model(torch.tensor([ids[:-1]]))[0].log_softmax(-1)
     nats = [-log_p[i, ids[i + 1]].item() for i in range(len(ids) - 1)]
     mine = [i for i in range(len(ids) - 1) if own[i + 1]]
-    words = [i for i in mine if ids[i + 1] != END]
+    words = [i for i in mine if ids[i + 1] != end]
     assert len(mine) == len(words) + 2
     assert data.n_tokens == len(ids) - 1  # of the training part, which is the other
     assert result.tokens == len(mine)
     per_token = sum(nats[i] for i in mine) / len(mine)
     assert result.nats_per_token == pytest.approx(per_token, abs=1e-5)
-    assert result.bytes == len(b" Good day! See you.")
+    said = b"Good day!See you." if speakers else b" Good day! See you."
+    assert result.bytes == len(said)
     bits = sum(nats[i] for i in words) / math.log(2) / result.bytes
     assert result.bits_per_byte == pytest.approx(bits, abs=1e-5)
 

@@ -59,7 +59,7 @@ tinygpt trains small GPTs on a CPU, and lets them speak. Four examples:
 
   tinygpt train my.txt --minutes 2
   tinygpt generate --prompt "Once" --temperature 0.6
-  tinygpt finetune support-chats --model pocket-gpt2 --lora
+  tinygpt finetune shop-chats --model pocket-gpt2 --renumber
   tinygpt chat --model pocket-chat
 
 tinygpt --help lists all commands, tinygpt train --help the settings of training.

@@ -106,6 +106,9 @@ def config_json(config: GPTConfig, tokenizer: Tokenizer) -> dict[str, Any]:
         f"GPT-2 has no {', '.join(wrong)}: only a GPT-2-shaped model can be exported.",
     )
     require_fitting(config, tokenizer)
+    end = tokenizer.end_of_text
+    ends = [tokenizer.special_tokens.get("<|end|>"), end]  # of an answer, of a text
+    known = [i for i in ends if i is not None]
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -115,7 +118,7 @@ def config_json(config: GPTConfig, tokenizer: Tokenizer) -> dict[str, Any]:
         **dict.fromkeys(_DROPOUTS, config.dropout),
         **_FIXED,
         "tie_word_embeddings": config.tie_head,
-        "bos_token_id": tokenizer.end_of_text,
-        "eos_token_id": tokenizer.end_of_text,
+        "bos_token_id": end,
+        "eos_token_id": known if len(known) > 1 else end,
         "dtype": "float32",
     }

@@ -15,7 +15,7 @@ from typing import Any
 
 from tinygpt.errors import UserError, require
 from tinygpt.files import read_json
-from tinygpt.text.bpe import GPT2_PATTERN, OUR_PATTERNS
+from tinygpt.text.bpe import END_OF_TEXT, GPT2_PATTERN, OUR_PATTERNS
 from tinygpt.text.tokenizer import Tokenizer
 
 # The settings that affect the ids of a text, as GPT-2 has them; None: may be absent.
@@ -33,6 +33,18 @@ _SCHEME: dict[tuple[str, str], tuple[Any, ...]] = {
     ("model", "byte_fallback"): (False, None),
     ("model", "ignore_merges"): (False, None),
 }
+
+# The form of finetuning/chat.py in transformers' words (Jinja). There, a special token
+# that is typed would count as one, so "<|" is taken apart in whatever was said.
+SPEAKERS = ("<|user|>", "<|assistant|>", "<|end|>")
+_CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- set said = message['content'].strip().replace('<|', '< |') -%}"
+    "{%- if message['role'] == 'system' -%}{{ said + '\n' }}"
+    "{%- else -%}{{ '<|' + message['role'] + '|>' + said + '<|end|>' }}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"
+)
 
 
 def byte_letters() -> dict[int, str]:
@@ -118,6 +130,25 @@ def read_tokenizer_json(path: Path, name: str) -> Tokenizer:
     if listed != _merges(tokenizer):
         raise UserError(f"{other}: its merges are not in the order of their ids.")
     return tokenizer
+
+
+def tokenizer_config_json(tokenizer: Tokenizer, context_length: int) -> dict[str, Any]:
+    """The content of tokenizer_config.json, which transformers reads beside the other.
+
+    A vocabulary with tokens for the speakers brings the template of a conversation.
+    """
+    special = tokenizer.special_tokens
+    end = END_OF_TEXT if END_OF_TEXT in special else None
+    content: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",  # takes tokenizer.json as is
+        "model_max_length": context_length,
+        "bos_token": end,
+        "eos_token": end,
+        "clean_up_tokenization_spaces": False,
+    }
+    if all(token in special for token in SPEAKERS):
+        content["chat_template"] = _CHAT_TEMPLATE
+    return content
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:

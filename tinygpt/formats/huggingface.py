@@ -25,7 +25,11 @@ from tinygpt.config import GPTConfig
 from tinygpt.errors import UserError, require
 from tinygpt.files import read_json, shipped, why
 from tinygpt.formats.gpt2_config import config_json, read_config, require_fitting
-from tinygpt.formats.hf_tokenizer import read_tokenizer_json, tokenizer_json
+from tinygpt.formats.hf_tokenizer import (
+    read_tokenizer_json,
+    tokenizer_config_json,
+    tokenizer_json,
+)
 from tinygpt.formats.model_files import (
     CONFIG,
     INDEX,
@@ -39,7 +43,6 @@ from tinygpt.formats.model_files import (
     hub_files,
 )
 from tinygpt.model.gpt import GPT
-from tinygpt.text.bpe import END_OF_TEXT
 from tinygpt.text.tokenizer import Tokenizer
 
 # Parts of our names and what GPT-2 calls them; the longer ones come first.
@@ -252,16 +255,11 @@ def export_gpt2(
             written or contains a config.json of something else.
     """
     folder = Path(folder)
-    end = END_OF_TEXT if END_OF_TEXT in tokenizer.special_tokens else None
     texts = {
         TOKENIZER: tokenizer_json(tokenizer),
-        "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast",  # takes tokenizer.json as is
-            "model_max_length": model.config.context_length,
-            "bos_token": end,
-            "eos_token": end,
-            "clean_up_tokenization_spaces": False,
-        },
+        "tokenizer_config.json": tokenizer_config_json(
+            tokenizer, model.config.context_length
+        ),
         CONFIG: config_json(model.config, tokenizer),
     }
     tensors = _stored(model, dtype)
