@@ -15,7 +15,7 @@ from tiny_run import assert_same_tensors
 
 from tinygpt.config import FinetuneConfig, GPTConfig, TrainConfig
 from tinygpt.errors import UserError
-from tinygpt.finetuning.chat import answer
+from tinygpt.finetuning.chat import answer, has_speakers
 from tinygpt.finetuning.chat_data import ChatData
 from tinygpt.finetuning.lora import merge
 from tinygpt.finetuning.run import finetune, load_model, set_dropout
@@ -184,6 +184,37 @@ def test_the_layers_with_adapters_are_kept_with_the_run(
     with pytest.raises(UserError, match="no linear layer 'kq'"):
         finetune(tmp_path / "no", replace(config, lora_targets=("kq",)))
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("template", ["auto", "tokens", "text"])
+def test_the_template_decides_whether_the_vocabulary_grows(
+    folder: str, chats: str, tmp_path: Path, template: Any
+) -> None:
+    path = tmp_path / "run"
+    config = FinetuneConfig(
+        model=folder, data=chats, epochs=1.0, window=64, template=template
+    )
+    run_small(config, path)
+    model, tokenizer = load_model(path)
+    assert has_speakers(tokenizer) == (template != "text")
+    assert model.config.vocab_size == tokenizer.vocab_size
+    assert tokenizer.ranks == TOKENIZER.ranks
+    assert model.head.weight is model.token_embedding.weight
+    export_gpt2(model, tokenizer, tmp_path / "out")
+    again, same = load_model(tmp_path / "out")
+    assert same.special_tokens == tokenizer.special_tokens
+    assert_same_tensors(again.state_dict(), model.state_dict())
+    other = "text" if template != "text" else "tokens"
+    own = RunFolder(path).configs()[1]
+    with pytest.raises(UserError, match="leave template as it was"):
+        finetune(path, replace(own, template=other), resume=True)  # type: ignore[arg-type]
+
+
+def test_adapters_learn_no_new_tokens(folder: str, chats: str, tmp_path: Path) -> None:
+    config = FinetuneConfig(model=folder, data=chats, window=64, lora=True)
+    assert not has_speakers(finetune(tmp_path / "run", config).tokenizer)
+    with pytest.raises(UserError, match="give --template text, or leave out --lora"):
+        finetune(tmp_path / "run", replace(config, template="tokens"))
 
 
 def test_what_cannot_be_resumed_is_left_alone(
