@@ -216,7 +216,14 @@ class Eval(ModelChoice):
         str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[TEXT]")
     ] = None
     """A text by name, file, folder or glob, of which the last 10 % are used (at most a
-    million tokens); the run's own if not given."""
+    million tokens); the run's own if not given. For shop-chats, answers to its test
+    part are checked, too: order numbers, facts, whether they are to the point."""
+    seeds: int | None = None
+    """Answers to each prompt of shop-chats; 3 if not given."""
+
+    def __post_init__(self) -> None:
+        good = self.seeds is None or 1 <= self.seeds <= 100
+        require(good, f"--seeds {self.seeds} is out of range: choose 1 to 100")
 
 
 @dataclass

@@ -80,6 +80,7 @@ def run_eval(args: Eval) -> None:
     """Print the model's losses beside the baselines, and its longest recitation."""
     require(args.text != "", "the name of the text is empty")
     llm = _load(args)
+    from tinygpt.finetuning.answers import measure_answers
     from tinygpt.text.corpora import holds_chats
     from tinygpt.training.checkpoint import RunFolder
     from tinygpt.training.tensor_file import read_header
@@ -89,13 +90,14 @@ def run_eval(args: Eval) -> None:
     if llm.folder is not None:
         folder = RunFolder(llm.folder)
         _, train = folder.configs()
-        if data is None and holds_chats(train.data):
+        own = data or train.data
+        if data is None and own != "shop-chats" and holds_chats(own):
             raise UserError(
                 f"{source} learned from conversations, and its log.jsonl holds the "
                 "loss on them: give a text to measure it on, as in `tinygpt eval "
                 f"my.txt --model {source}`"
             )
-        data, seed = data or train.data, train.seed
+        data, seed = own, train.seed
         _, metadata = read_header(folder.best)
         source = f"{source}, weights of step {metadata.get('step')}"
     if data is None:
@@ -103,7 +105,12 @@ def run_eval(args: Eval) -> None:
             f"{source} is not a run, so there is no text of its own to measure it on: "
             f"give one, as in `tinygpt eval my.txt --model {source}`"
         )
-    for line in measure(source, llm.model, llm.tokenizer, data, seed):
+    if data == "shop-chats":
+        lines = measure_answers(source, llm.model, llm.tokenizer, args.seeds or 3)
+    else:
+        require(args.seeds is None, "--seeds is for shop-chats only: leave it out")
+        lines = measure(source, llm.model, llm.tokenizer, data, seed)
+    for line in lines:
         say(line)
 
 

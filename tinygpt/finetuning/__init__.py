@@ -2,5 +2,6 @@
 
 Read `chat` (template, loss mask), `chat_data` (parts, packing, batches), `practice`
 (copying), `lora` (low-rank adapters), then `run` with all of them; `shop` and `rewards`
-say whether an answer is right. Left out: learning from preferences.
+say whether an answer is right, `answers` how often. Left out: learning from
+preferences.
 """
