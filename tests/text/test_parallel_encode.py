@@ -96,7 +96,8 @@ def test_the_ids_of_the_pieces_are_the_ids_of_the_documents(
         old.unlink()
     for i, text in enumerate(texts):
         if i % 2:
-            chat = {"messages": [{"role": "user", "content": text}] * 2}
+            said = [{"role": r, "content": f"x{text}"} for r in ("user", "assistant")]
+            chat = {"messages": said}
             raw = "\n\n".join([json.dumps(chat, ensure_ascii=False)] * 3)
             (tmp_path / f"{i}.jsonl").write_bytes(raw.encode())
         else:
