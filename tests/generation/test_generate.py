@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -15,7 +16,11 @@ from tinygpt.config import GPTConfig
 from tinygpt.fast.decode_numpy import NumpyDecoder
 from tinygpt.fast.decode_torch import TorchDecoder
 from tinygpt.generation.generate import generate, last_logits, window_start
-from tinygpt.generation.sampling import next_token_probabilities, sample_next_token
+from tinygpt.generation.sampling import (
+    draw,
+    next_token_probabilities,
+    sample_next_token,
+)
 from tinygpt.generation.streaming import stream_text
 from tinygpt.model.gpt import GPT
 from tinygpt.model.kv_cache import KVCache
@@ -185,8 +190,10 @@ def test_logits_that_round_to_the_same_probability_keep_their_rank() -> None:
 
 
 def test_a_logit_that_is_no_number_is_not_sampled_from() -> None:
-    with pytest.raises(RuntimeError, match="nan"):
-        sample_next_token(torch.tensor([[0.0, math.nan]]))
+    rows = torch.tensor([[0.0, 1.0, 1.0], [0.0, math.nan, math.nan]])
+    for options in ({}, {"top_k": 1}, {"top_k": 2}, {"top_p": 0.5}):
+        with pytest.raises(RuntimeError, match="nan"):
+            sample_next_token(rows, **options)
 
 
 def test_of_equal_logits_the_lower_ids_stay() -> None:
@@ -233,14 +240,68 @@ def test_options_out_of_range(options: dict, sentence: str) -> None:
 def test_frequencies_match_the_probabilities(options: dict) -> None:
     """Chi-square of 20,000 draws; 6 degrees of freedom exceed 28 once in 10,000."""
     n, logits = 20_000, torch.tensor([[0.3, -1.2, 2.0, 0.0, 1.1, -0.4, 0.9]])
+    expected = n * next_token_probabilities(logits, **options)[0].double()
     generator = torch.Generator().manual_seed(11)
     draws = sample_next_token(logits.expand(n, 7), **options, generators=[generator])
-    counts = torch.bincount(draws, minlength=7).double()
-    expected = n * next_token_probabilities(logits, **options)[0].double()
-    assert (counts[expected == 0] == 0).all()
-    drawn = expected > 0
-    chi_square = ((counts - expected).square() / expected)[drawn].sum().item()
-    assert chi_square < 28
+    assert chi_square(draws, expected) < 28
+
+
+def chi_square(draws: Tensor, expected: Tensor) -> float:
+    """How far the counts are from what is expected; nothing impossible was drawn."""
+    counts, possible = torch.bincount(draws, minlength=len(expected)), expected > 0
+    assert (counts[~possible] == 0).all()
+    return ((counts - expected).square() / expected)[possible].sum().item()
+
+
+def test_frequencies_match_in_a_whole_vocabulary() -> None:
+    """Chi-square of 400,000 draws of 4,096 tokens, each expected at least 5 times.
+
+    With 4,095 degrees of freedom it exceeds 4,437 once in 10,000 (mean 4,095, standard
+    deviation 90.5).
+    """
+    n, generator = 400_000, torch.Generator().manual_seed(12)
+    p = torch.rand(1, 4096, generator=generator) + 0.1
+    u = torch.rand(n, 1, generator=generator, dtype=torch.float64)
+    expected = (n * p / p.sum())[0].double()
+    assert expected.min() > 5
+    draws = torch.cat([draw(p.expand(len(part), -1), part) for part in u.split(1000)])
+    assert chi_square(draws, expected) < 4437
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from([0.0, 1e-300, 1e-60, 1e-9, 0.1, 1.0, 7.0]), min_size=1),
+    st.one_of(
+        st.sampled_from([0.0, 5e-324, 0.5, 1 - 2**-53]), st.floats(0, 1 - 2**-53)
+    ),
+)
+def test_what_has_no_probability_is_never_drawn(weights: list[float], u: float) -> None:
+    """Also at both ends of chance; and the index is that of a plain walk."""
+    assume(sum(weights) > 0)
+    row = torch.tensor([weights], dtype=torch.float64)
+    index = int(draw(row, torch.tensor([[u]], dtype=torch.float64)))
+    sums = list(accumulate(weights))
+    assert index == next(i for i, s in enumerate(sums) if s > u * sums[-1])
+    assert weights[index] > 0
+
+
+def test_a_row_takes_one_number_of_its_generator() -> None:
+    """As much for one token as for all, and the same beside other rows."""
+    logits, seeds = torch.randn(6, 50), (3, 4, 5)
+    for options in ({}, {"top_k": 4}, {"top_p": 0.7}):
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        together = sample_next_token(logits, **options, generators=generators)
+        for i, seed in enumerate(seeds):
+            alone, rows = torch.Generator().manual_seed(seed), logits[2 * i : 2 * i + 2]
+            drawn = sample_next_token(rows, **options, generators=[alone])
+            assert torch.equal(drawn, together[2 * i : 2 * i + 2])
+            assert torch.equal(alone.get_state(), generators[i].get_state())
+            plain = torch.Generator().manual_seed(seed)
+            u = torch.rand(2, 1, generator=plain, dtype=torch.float64)
+            assert torch.equal(plain.get_state(), alone.get_state())
+            assert torch.equal(
+                draw(next_token_probabilities(rows, **options), u), drawn
+            )
 
 
 # The window past the context.
