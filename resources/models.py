@@ -62,16 +62,17 @@ CC0, like the texts it was trained on.
 TINY = "train --preset tiny --dtype float32"
 POCKET = "train --preset pocket"
 TUNE = (
-    "--optimizer muon --muon-lr 0.01 --beta1 0.8 --batch-size 16 --weight-decay 0.1 "
-    "--warmup-steps 10 --schedule linear --dropout 0 --renumber --patience None"
+    "--optimizer muon --muon-lr 0.01 --beta1 0.8 --batch-size 16 --warmup-steps 10 "
+    "--schedule linear --renumber --patience None"
 )
 PRACTICE = (
-    f"finetune {RUNS}/practice.jsonl --model pocket-gpt2 --steps 220 --lr 0.002 "
-    f"--embedding-lr 0.012 {TUNE}"
+    "finetune build/models/practice.jsonl --model pocket-gpt2 --steps 220 --lr 0.002 "
+    f"--embedding-lr 0.012 --weight-decay 0.1 --dropout 0 {TUNE}"
 )
 CHAT = (
-    f"finetune shop-chats --model {RUNS}/practice --epochs 8 --lr 0.001 "
-    f"--embedding-lr 0.004 --average-fraction 0.2 --eval-interval 100 {TUNE}"
+    "finetune shop-chats --model build/models/practice --epochs 5 --lr 0.001 "
+    "--embedding-lr 0.004 --weight-decay 0.3 --dropout 0.1 --average-fraction 0.1 "
+    f"--eval-interval 100 {TUNE}"
 )
 PRACTISED = 2000  # conversations
 
@@ -82,7 +83,8 @@ PRACTISED = 2000  # conversations
 def train(command: str, name: str) -> Path:
     """The run `name`, trained by a command; if it was interrupted, it goes on."""
     resume = ["--resume"] if RunFolder(RUNS / name).exists else []
-    tinygpt([*command.split(), f"--name={name}", f"--out={RUNS}", *resume])
+    words = command.replace("build/models", str(RUNS)).split()
+    tinygpt([*words, f"--name={name}", f"--out={RUNS}", *resume])
     return RUNS / name
 
 
@@ -223,9 +225,7 @@ def chat_card() -> dict[str, object]:
         "parameters": model.n_parameters(),
         "data": "the training part of `data/shop_chats.jsonl`, with new order numbers "
         f"in every epoch, after {PRACTISED:,} conversations of copying practice",
-        "command": f"`tinygpt {CHAT}` after `tinygpt {PRACTICE}`".replace(
-            f"{RUNS}/", "build/models/"
-        ),
+        "command": f"`tinygpt {PRACTICE}`, then `tinygpt {CHAT}`",
         "seed": FinetuneConfig().seed,
         "bits_per_byte": loss.bits_per_byte,
         "result": f"{loss.bits_per_byte:.4f} bits per byte (perplexity "
