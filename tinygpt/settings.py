@@ -17,7 +17,12 @@ from tinygpt.config import without_lists
 from tinygpt.errors import require
 from tinygpt.files import read_json
 
-SECTIONS = ("model", "train", "finetune")  # the objects of settings in a run.json
+SECTIONS = (
+    "model",
+    "train",
+    "finetune",
+    "reward",
+)  # the objects of settings in a run.json
 DERIVED = ("vocab_size",)  # decided by the tokenizer
 
 

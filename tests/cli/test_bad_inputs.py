@@ -18,6 +18,7 @@ from tiny_run import exit_code, words
 from tinygpt.cli.arguments import (
     FinetuneOptions,
     Prepare,
+    RewardOptions,
     Sampling,
     Tokenize,
     TrainOptions,
@@ -158,6 +159,7 @@ def test_the_table_covers_every_number_that_can_be_typed() -> None:
     assert len(list(rows())) >= 300
     assert numbers(GPTConfig, TrainOptions) <= named("train ")
     assert numbers(Sampling) <= named("generate ") & named("chat ")
+    assert numbers(RewardOptions) - numbers(TrainOptions) <= named("reward ")
     own = numbers(FinetuneOptions) - numbers(TrainOptions)
     assert own <= named("finetune ")
     assert numbers(Tokenize) <= named("tokenize ")

@@ -84,7 +84,7 @@ def test_resume_without_a_name_takes_the_latest_of_the_preset(here: Path) -> Non
     assert (args.name, args.train.lr, args.train.steps) == ("seed", 1.0, 1)
     assert parse(["train", "--resume", "--out", "no-such-folder"]).name is None
     assert parse(["finetune", "--resume"]).name is None  # these are no such runs
-    with pytest.raises(UserError, match=r"not a fine-tuning run.* train --resume"):
+    with pytest.raises(UserError, match=r"run of `tinygpt train`.* train --resume"):
         parse(["finetune", "--resume", "--name", "mine"])
 
 
@@ -102,7 +102,7 @@ def test_finetune_resumes_the_latest_run_with_its_settings(
     assert parse(["finetune", "--resume", "--out", "tuned", "--name", "old"]).train == (
         replace(args.train, seed=0, epochs=0.1)
     )
-    with pytest.raises(UserError, match=r"is a fine-tuning run.* finetune --resume"):
+    with pytest.raises(UserError, match="run of `tinygpt finetune`"):
         parse(["train", "--resume", "--out", "tuned", "--name", "new"])
     assert parse(["train", "--resume", "--out", "tuned"]).name is None
     capsys.readouterr()

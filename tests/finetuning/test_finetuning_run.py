@@ -230,7 +230,7 @@ def test_what_cannot_be_resumed_is_left_alone(
         finetune(path, config)
     with pytest.raises(UserError, match="leave lora, lora_rank as it was"):
         finetune(path, replace(config, lora=True, lora_rank=3), resume=True)
-    with pytest.raises(UserError, match=r"is a fine-tuning run: continue it with"):
+    with pytest.raises(UserError, match="run of `tinygpt finetune`: continue"):
         pretrain(path, GPTConfig(), TrainConfig(), resume=True)
     (path / "last.safetensors").unlink()
     before = {p: p.read_bytes() for p in path.iterdir()}

@@ -17,6 +17,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from tinygpt.config import FinetuneConfig, GPTConfig, TrainConfig
 from tinygpt.errors import require
 from tinygpt.presets import PRESETS
+from tinygpt.reward_config import RewardConfig
 from tinygpt.settings import check_sampling
 
 if TYPE_CHECKING:
@@ -84,6 +85,20 @@ class FinetuneOptions(FinetuneConfig):
     )
 
 
+@dataclass(frozen=True)
+class RewardOptions(RewardConfig):
+    """`RewardConfig` with the conversations as the first word."""
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[CHATS]")] = (
+        "shop-chats"
+    )
+    """shop-chats, or a .jsonl file of chats: the prompts come from its users."""
+    tokenizer: Annotated[str, tyro.conf.Suppress] = field(  # type: ignore[assignment]
+        default="",  # mypy: the base class has a Literal
+        init=False,  # tyro would offer it
+    )
+
+
 @dataclass
 class RunOptions:
     """Where a run is kept."""
@@ -131,6 +146,20 @@ class Finetune(RunOptions):
 
     train: tyro.conf.OmitArgPrefixes[FinetuneOptions] = field(
         default_factory=FinetuneOptions
+    )
+
+
+@dataclass
+class Reward(RunOptions):
+    """Let a fine-tuned model learn from a reward for its own answers.
+
+    Each step draws groups of answers and makes those likelier that did better than
+    the rest of their group. At the end the model before and the model after answer the
+    same prompts, with the same seed.
+    """
+
+    train: tyro.conf.OmitArgPrefixes[RewardOptions] = field(
+        default_factory=RewardOptions
     )
 
 

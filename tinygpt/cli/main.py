@@ -23,13 +23,14 @@ from tinygpt.cli.arguments import (
     Info,
     ModelChoice,
     Prepare,
+    Reward,
     Runs,
     Tokenize,
     Train,
 )
 from tinygpt.cli.console import say, write
 from tinygpt.cli.parsing import EXAMPLES, latest_run, parse
-from tinygpt.cli.runs import run_finetune, run_runs, run_train
+from tinygpt.cli.runs import run_finetune, run_reward, run_runs, run_train
 from tinygpt.errors import UserError, require
 from tinygpt.presets import PRESETS
 from tinygpt.runtime.device import calm_threads
@@ -207,6 +208,7 @@ RUN: dict[type, Callable[[Any], None]] = {
     Train: run_train,
     Generate: run_generate,
     Finetune: run_finetune,
+    Reward: run_reward,
     Chat: run_chat,
     Export: run_export,
     Eval: run_eval,

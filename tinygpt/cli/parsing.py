@@ -1,8 +1,8 @@
 """From the words after `tinygpt` to a filled-in dataclass of `arguments`.
 
-tyro parses everything. Train and finetune are parsed twice: a first look at a few
-options finds the defaults of all others (a preset, a file, a run to continue). What it
-leaves out: loading models.
+tyro parses everything. What trains is parsed twice: a first look at a few options finds
+the defaults of all others (a preset, a file, a run to continue). What it leaves out:
+loading models.
 """
 
 import contextlib
@@ -28,6 +28,8 @@ from tinygpt.cli.arguments import (
     Info,
     OptionalFile,
     PathOption,
+    Reward,
+    RewardOptions,
     Runs,
     Tokenize,
     Train,
@@ -36,6 +38,7 @@ from tinygpt.cli.arguments import (
 from tinygpt.config import FinetuneConfig
 from tinygpt.errors import UserError, require
 from tinygpt.presets import PRESETS
+from tinygpt.reward_config import RewardConfig, kind_of, require_kind
 from tinygpt.runtime.device import calm_threads
 from tinygpt.settings import closest, convert, override, read_settings
 
@@ -45,6 +48,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         Train,
         Generate,
         Finetune,
+        Reward,
         Chat,
         Eval,
         Export,
@@ -94,7 +98,7 @@ def parse(words: Sequence[str]) -> Any:
     refused = io.StringIO()
     try:
         with contextlib.redirect_stderr(refused), _columns(words):
-            if command in (" train", " finetune"):
+            if command in (" train", " finetune", " reward"):
                 return _parse_training(words[0], words[1:])
             return tyro.extras.subcommand_cli_from_dict(
                 COMMANDS,
@@ -185,10 +189,10 @@ def free_name(out: Path, start: str) -> str:
     return name
 
 
-# --- Defaults of train and finetune --------------------------------------------------
+# --- Defaults of the commands that train ---------------------------------------------
 
 
-def _parse_training(command: str, words: Sequence[str]) -> Train | Finetune:
+def _parse_training(command: str, words: Sequence[str]) -> Train | Finetune | Reward:
     start, _ = tyro.cli(
         _Start,
         args=words,
@@ -196,8 +200,7 @@ def _parse_training(command: str, words: Sequence[str]) -> Train | Finetune:
         return_unknown_args=True,
         add_help=False,
     )
-    defaults = _train_defaults if command == "train" else _finetune_defaults
-    default: Train | Finetune = defaults(start)
+    default: Train | Finetune | Reward = DEFAULTS[command](start)
     args = tyro.cli(
         type(default), args=words, default=default, prog=f"tinygpt {command}"
     )
@@ -234,11 +237,7 @@ def _train_defaults(start: _Start) -> Train:
         name = name or _latest(start.out, "train", names)
         if name and (folder := _run_folder(start.out / name)):
             model, train = folder.configs()
-            require(
-                not isinstance(train, FinetuneConfig),
-                f"{folder.path} is a fine-tuning run: continue it with `tinygpt "
-                f"finetune --resume --name {name}`",
-            )
+            require_kind(folder.path, train, "train")
     if start.config is not None:
         settings = read_settings(start.config, "model", "train")
         train, model = override(settings, train, model)
@@ -252,19 +251,27 @@ def _train_defaults(start: _Start) -> Train:
 
 def _finetune_defaults(start: _Start) -> Finetune:
     """The settings of the run to continue, then those of a file."""
-    config, name = FinetuneConfig(), start.name
+    config, name = _old_or_new(start, "finetune", FinetuneConfig())
+    return Finetune(name=name, train=convert(FinetuneOptions, config))
+
+
+def _reward_defaults(start: _Start) -> Reward:
+    """The same for learning from a reward."""
+    config, name = _old_or_new(start, "reward", RewardConfig())
+    return Reward(name=name, train=convert(RewardOptions, config))
+
+
+def _old_or_new(start: _Start, kind: str, config: Any) -> tuple[Any, str | None]:
+    """The settings to start from, `config` if there are none; the name of the run."""
+    name = start.name
     if start.resume:
-        name = name or _latest(start.out, "finetune")
+        name = name or _latest(start.out, kind)
         if name and (folder := _run_folder(start.out / name)):
             _, config = folder.configs()
-            require(
-                isinstance(config, FinetuneConfig),
-                f"{folder.path} is not a fine-tuning run: continue it with `tinygpt "
-                f"train --resume --name {name}`",
-            )
+            require_kind(folder.path, config, kind)
     if start.config is not None:
-        (config,) = override(read_settings(start.config, "finetune"), config)
-    return Finetune(name=name, train=convert(FinetuneOptions, config))
+        (config,) = override(read_settings(start.config, kind), config)
+    return config, name
 
 
 def _run_folder(path: Path) -> Any:
@@ -282,6 +289,13 @@ def _latest(out: Path, command: str, names: str = ".*") -> str | None:
     for path in reversed(runs_in(out)):
         if re.fullmatch(names, path.name):
             _, config = _run_folder(path).configs()
-            if isinstance(config, FinetuneConfig) == (command == "finetune"):
+            if kind_of(config) == command:
                 return path.name
     return None
+
+
+DEFAULTS: dict[str, Callable[[_Start], Any]] = {
+    "train": _train_defaults,
+    "finetune": _finetune_defaults,
+    "reward": _reward_defaults,
+}

@@ -1,4 +1,4 @@
-"""The commands that make and list runs: train, finetune, runs.
+"""The commands that make and list runs: train, finetune, reward, runs.
 
 What it leaves out: the other commands (see `main`), and all work.
 """
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from tinygpt.cli import console
-from tinygpt.cli.arguments import Finetune, Generate, Runs, Train
+from tinygpt.cli.arguments import Finetune, Generate, Reward, Runs, Train
 from tinygpt.cli.console import say
 from tinygpt.cli.parsing import free_name
 from tinygpt.config import FinetuneConfig, TrainConfig
 from tinygpt.errors import require
+from tinygpt.reward_config import RewardConfig
 from tinygpt.runtime.device import calm_threads
 from tinygpt.runtime.distributed import World
 from tinygpt.settings import convert, run_path
@@ -106,12 +107,40 @@ def run_finetune(args: Finetune) -> None:
     say(f"\nTalk to it: tinygpt chat --model {path}")
 
 
-def _path(args: Train | Finetune, start: str) -> Path:
+def run_reward(args: Reward) -> None:
+    """Learn from a reward, printing every evaluation; then answer prompts twice."""
+    calm_threads()
+    from tinygpt.finetuning.policy_run import learn_from_rewards
+    from tinygpt.finetuning.run import PROMPTS, find_run
+    from tinygpt.llm import load
+
+    world = World.from_environment()
+    path = _path(args, "reward")
+    options = convert(RewardConfig, args.train)
+    config = replace(options, model=str(find_run(options.model, args.out)))
+    world.start(world.pick_device(config.device).type)
+    try:
+        old = _old_config(args, path)
+        run = learn_from_rewards(path, config, resume=args.resume, world=world)
+        _follow(run, args, world, old)
+    finally:
+        world.stop()
+    if not world.is_main:
+        return
+    before, after = load(config.model), load(path)
+    for prompt in PROMPTS:
+        say(f"\nUser:   {prompt}")
+        for when, llm in (("before", before), ("after", after)):
+            say(f"{when + ':':<7} {console.one_answer(llm, prompt, config.seed)}")
+    say(f"\nSaved in {path}. Talk to it: tinygpt chat --model {path}")
+
+
+def _path(args: Train | Finetune | Reward, start: str) -> Path:
     name = free_name(args.out, start) if args.name is None else args.name
     return run_path(args.out, name)
 
 
-def _old_config(args: Train | Finetune, path: Path) -> TrainConfig | None:
+def _old_config(args: Train | Finetune | Reward, path: Path) -> TrainConfig | None:
     """The settings so far of the run to continue, if there is one."""
     from tinygpt.training.checkpoint import RunFolder
 
@@ -120,7 +149,7 @@ def _old_config(args: Train | Finetune, path: Path) -> TrainConfig | None:
 
 
 def _follow(
-    run: Any, args: Train | Finetune, world: World, old: TrainConfig | None
+    run: Any, args: Train | Finetune | Reward, world: World, old: TrainConfig | None
 ) -> None:
     """Print each evaluation, and how to continue if Ctrl-C was pressed."""
     from tqdm import tqdm

@@ -175,7 +175,7 @@ def finetune(
             and `resume` is False, or none and `resume` is True.
     """
     folder = RunFolder(path)
-    config = replace(config, model=_absolute(config.model))
+    config = replace(config, model=absolute(config.model))
     resume = resume or restarted(folder)
     if resume:
         folder.require_resumable()
@@ -245,7 +245,7 @@ def _start(
     return load_model(_base_of(folder, config) if resume else config.model)
 
 
-def _absolute(model: str) -> str:
+def absolute(model: str) -> str:
     """The same model, wherever the program is started next time."""
     if model in MODEL_NAMES or not exists(Path(model)):
         return model

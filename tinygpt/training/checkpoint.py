@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from tinygpt.config import FinetuneConfig, GPTConfig, TrainConfig, from_dict
+from tinygpt.config import GPTConfig, TrainConfig, from_dict
 from tinygpt.errors import UserError, require
 from tinygpt.files import (
     exists,
@@ -36,6 +36,7 @@ from tinygpt.files import (
     write_atomically,
 )
 from tinygpt.model.gpt import GPT
+from tinygpt.reward_config import RUN_KINDS, kind_of
 from tinygpt.runtime.fsdp import full_tensor
 from tinygpt.runtime.memory import n_parameters
 from tinygpt.text.tokenizer import Tokenizer
@@ -163,11 +164,10 @@ class RunFolder:
 
         `record` goes beside the settings: what the run found out about itself.
         """
-        kind = "finetune" if isinstance(train, FinetuneConfig) else "train"
         settings = {
             "format": FORMAT,
             "model": asdict(model),
-            kind: asdict(train),
+            kind_of(train): asdict(train),
             "record": record,
         }
         text = json.dumps(settings, indent=2) + "\n"
@@ -184,7 +184,7 @@ class RunFolder:
         self.write_settings(model.config, train or TrainConfig())
 
     def settings(self) -> dict[str, Any]:
-        """All of run.json; "model" and one of "train" and "finetune" are objects."""
+        """All of run.json; "model" and one of `RUN_KINDS` are objects."""
         path = self.path / "run.json"
         require(exists(path), f"{self.path} is not a run folder: it has no run.json")
         settings = read_json(path, at_most=1 << 20)
@@ -192,7 +192,7 @@ class RunFolder:
             settings.get("format") == FORMAT,
             f"{path} is not in the format '{FORMAT}'",
         )
-        for names in (("model",), ("train", "finetune"), ("record",)):
+        for names in (("model",), tuple(RUN_KINDS), ("record",)):
             found = [settings[name] for name in names if name in settings]
             require(
                 all(isinstance(value, dict) for value in found)
@@ -202,12 +202,11 @@ class RunFolder:
         return settings
 
     def configs(self) -> tuple[GPTConfig, TrainConfig]:
-        """The settings of the model, and of training or fine-tuning."""
+        """The settings of the model, and of what the run does with it."""
         settings = self.settings()
         model = from_dict(GPTConfig, settings["model"])
-        if "finetune" in settings:
-            return model, from_dict(FinetuneConfig, settings["finetune"])
-        return model, from_dict(TrainConfig, settings["train"])
+        kind = next(name for name in RUN_KINDS if name in settings)
+        return model, from_dict(RUN_KINDS[kind], settings[kind])
 
     def tokenizer(self) -> Tokenizer:
         """The vocabulary that the run was trained with."""

@@ -10,6 +10,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -40,6 +41,26 @@ class Evaluation:
     def perplexity(self) -> float:
         """exp(nats per token): as unsure as a fair choice among this many tokens."""
         return math.exp(min(self.nats_per_token, 700.0))  # 700: the largest float
+
+    @property
+    def selection_loss(self) -> float:
+        """What decides which weights are the best: the lower, the better."""
+        return self.nats_per_token
+
+    def __str__(self) -> str:
+        return (
+            f"Validation Loss: {self.nats_per_token:.3f} | "
+            f"{self.bits_per_byte:.3f} bits per byte"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """The same as a part of a line of a log."""
+        return {
+            "validation_loss": self.nats_per_token,
+            "bits_per_byte": self.bits_per_byte,
+            "perplexity": self.perplexity,
+            "whole_split": self.whole_split,
+        }
 
     @property
     def bits_per_byte(self) -> float:

@@ -20,7 +20,7 @@ class EvalReport:
     """On a sample of the validation split, in the last report on all of it, or on what
     `last_windows` says."""
     selection_loss: float
-    """Nats per token on the sample, the same in every report: it decides `is_best`."""
+    """That of the sample, the same in every report: it decides `is_best`."""
     is_best: bool
     is_extra: bool
     """Made because of Ctrl-C, out of turn: it decides nothing and is not for the log,
@@ -35,8 +35,7 @@ class EvalReport:
         minutes, seconds = divmod(round(self.seconds_left), 60)
         return (
             f"Step: {self.step} Training Loss: {self.training_loss:.3f} "
-            f"Validation Loss: {self.validation.nats_per_token:.3f} | "
-            f"{self.validation.bits_per_byte:.3f} bits per byte | "
+            f"{self.validation} | "
             f"{self.tokens_per_second:,.0f} tokens/s | {minutes}:{seconds:02d} left"
         )
 
@@ -45,10 +44,7 @@ class EvalReport:
         return {
             "step": self.step,
             "training_loss": self.training_loss,
-            "validation_loss": self.validation.nats_per_token,
-            "bits_per_byte": self.validation.bits_per_byte,
-            "perplexity": self.validation.perplexity,
-            "whole_split": self.validation.whole_split,
+            **self.validation.record(),
             "selection_loss": self.selection_loss,
             "tokens_per_second": self.tokens_per_second,
             "seconds": self.seconds,

@@ -7,7 +7,7 @@ GPT on a text. What it leaves out: printing (see `cli`) and fine-tuning (see
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from datetime import datetime
@@ -21,6 +21,7 @@ from tinygpt.config import FinetuneConfig, GPTConfig, TrainConfig
 from tinygpt.errors import UserError
 from tinygpt.files import exists, why
 from tinygpt.model.gpt import GPT
+from tinygpt.reward_config import kind_of, require_kind
 from tinygpt.runtime.distributed import World, torchrun_job
 from tinygpt.runtime.fsdp import is_sharded
 from tinygpt.runtime.memory import require_memory
@@ -29,6 +30,7 @@ from tinygpt.text.tokenizer import Tokenizer
 from tinygpt.training.checkpoint import BASE, RunFolder
 from tinygpt.training.dial import plan_for
 from tinygpt.training.evaluation import Evaluation
+from tinygpt.training.loss import NextTokenLoss
 from tinygpt.training.plan import Plan
 from tinygpt.training.report import EvalReport
 from tinygpt.training.tensor_file import trained
@@ -74,6 +76,7 @@ class Run:
         *,
         resume: bool = False,
         world: World | None = None,
+        loss: Callable[[nn.Module], nn.Module] = NextTokenLoss,
     ) -> None:
         """Put the parts together; with `resume`, go back to the last checkpoint.
 
@@ -93,7 +96,7 @@ class Run:
             windows = config.last_windows if whole else config.eval_windows
             return data.evaluate(model, windows)
 
-        self.trainer = Trainer(model, batches, evaluate, config, world=world)
+        self.trainer = Trainer(model, batches, evaluate, config, world, loss)
         if resume:
             try:
                 self.trainer.load_state(*self.folder.load_last())
@@ -261,19 +264,10 @@ def require_same(
     """Check that a resumed run keeps its model and those settings of training.
 
     Raises:
-        UserError: one is another, or the run is one of pretraining and not of
-            fine-tuning, or the other way round.
+        UserError: one is another, or the run is of another kind.
     """
     old_model, old_train = folder.configs()
-    if type(old_train) is not type(train):
-        tuned = isinstance(old_train, FinetuneConfig)
-        raise UserError(
-            f"{folder.path} is a fine-tuning run: continue it with `tinygpt finetune "
-            "--resume`"
-            if tuned
-            else f"{folder.path} is not a fine-tuning run: continue it with `tinygpt "
-            "train --resume`"
-        )
+    require_kind(folder.path, old_train, kind_of(train))
     pairs: list[tuple[str, Any, Any]] = [(n, old_train, train) for n in names]
     if model is not None:
         pairs += [(setting.name, old_model, model) for setting in fields(model)]

@@ -201,7 +201,7 @@ class Trainer:
     def _report(self, is_extra: bool = False) -> EvalReport:
         """Evaluate; remember whether this is the best so far."""
         sample = self.evaluate(self.loss, False)
-        selection_loss = self.world.broadcast(sample.nats_per_token)  # for all ranks
+        selection_loss = self.world.broadcast(sample.selection_loss)  # for all ranks
         self._require_finite(selection_loss, "validation")
         is_best = selection_loss < self.best and not is_extra
         if not is_extra:
