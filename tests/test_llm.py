@@ -64,6 +64,9 @@ def test_generate_is_the_pieces_of_stream(llm: LLM) -> None:
     every = {"temperature": 0.9, "top_k": None}  # of near equals, rounding keeps others
     cached = llm.generate("the", 20, seed=4, **every)
     assert llm.generate("the", 20, seed=4, use_cache=False, **every) == cached
+    on = llm.generate("the", 20, seed=4, stop_at_end=False, **options)
+    tokens = generate(llm.model, ids, 20, seed=4, **options)
+    assert on == "the" + llm.tokenizer.decode([int(t) for t in tokens])
     assert llm.generate("the", 0) == "the"
     assert llm.generate("the", 20, temperature=0.0) != llm.generate(
         "the", 20, temperature=5.0, top_k=None, seed=2

@@ -78,6 +78,7 @@ class LLM:
         top_k: int | None = 50,
         top_p: float | None = None,
         seed: int | None = None,
+        stop_at_end: bool = True,
         use_cache: bool = True,
     ) -> Iterator[str]:
         """The text of `generate` piece by piece, the prompt first.
@@ -90,6 +91,8 @@ class LLM:
             top_p: sample from the most likely tokens that together have this
                 probability only.
             seed: the same seed gives the same text again.
+            stop_at_end: stop where the model ends a document; or write <|endoftext|>
+                there and go on with another.
             use_cache: keep keys and values of past tokens; the text is the same.
 
         Raises:
@@ -104,6 +107,7 @@ class LLM:
             top_k=top_k,
             top_p=top_p,
             seed=seed,
+            stop_at_end=stop_at_end,
             use_cache=use_cache,
         )
         return chain([prompt], pieces)
@@ -116,9 +120,8 @@ class LLM:
         The first is that of `generate`, the next has `seed` + 1, and so on; arguments
         and errors are those of `generate`.
         """
-        options = {"temperature": 0.8, "top_k": 50, "top_p": None, "seed": None} | (
-            options | {"max_new_tokens": max_new_tokens}
-        )
+        defaults = {"temperature": 0.8, "top_k": 50, "top_p": None, "seed": None}
+        options = defaults | options | {"max_new_tokens": max_new_tokens}
         texts = continue_samples(self.model, self.tokenizer, prompt, n, **options)
         return [prompt + text for text in texts]
 
@@ -324,10 +327,7 @@ def finetune(
 
 
 def _run(
-    start: Callable[[Path], Run],
-    name: str | None,
-    out: str | Path,
-    progress: bool,
+    start: Callable[[Path], Run], name: str | None, out: str | Path, progress: bool
 ) -> LLM:
     """Train the run that `start` makes, in a folder with a name or a temporary one."""
     if name is not None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,18 @@ import torch
 from conftest import COUNTED, ROOT
 from tiny_run import TEXT, assert_same_tensors, exit_code, words
 
-from tinygpt.cli.arguments import Train
+from tinygpt.cli.arguments import Chat
 from tinygpt.cli.main import main
 from tinygpt.config import GPTConfig, TrainConfig
 from tinygpt.finetuning.run import load_model, load_run
 from tinygpt.generation.generate import generate
 from tinygpt.generation.streaming import stream_text
+from tinygpt.llm import LLM
 from tinygpt.presets import PRESETS
 from tinygpt.text.corpora import CORPORA
+from tinygpt.text.tokenizer import Tokenizer
 from tinygpt.training.checkpoint import RunFolder
+from tinygpt.training.text_data import TextData
 
 LOOK = re.compile(
     r"Step: (\d+) Training Loss: \d\.\d{3} Validation Loss: \d\.\d{3} \| "
@@ -84,9 +88,13 @@ def test_train_prints_looks_and_a_sample(
 def test_only_a_prompt_that_somebody_typed_can_be_too_long(
     empty: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(words(empty, "x", prompt=Train.prompt, out="runs"))
+    argv = words(empty, "x", out="runs")
+    at = argv.index("--prompt")
+    main(argv[:at] + argv[at + 2 :])
     sample = capsys.readouterr().out.partition("A sample:\n\n")[2]
-    assert sample.startswith(Train.prompt[:3])
+    path, vocabulary = empty / "text.txt", empty / "small.tiktoken"
+    data = TextData(str(path), Tokenizer.load(vocabulary), 8)
+    assert sample.startswith(data.opening())
     assert exit_code(words(empty, "y", prompt="whatever you say", out="runs")) == 2
     assert "context holds 8" in capsys.readouterr().err
     assert not Path("runs/y").exists()
@@ -206,6 +214,33 @@ def test_generate_stops_at_the_end_of_the_text_and_does_not_print_it(
     monkeypatch.setattr("tinygpt.generation.continuation.generate", short)
     main(["generate", "--prompt", "the"])
     assert capsys.readouterr().out == "the seller\n"
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_generate_goes_on_after_the_end_if_asked(
+    samples: int,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, tokenizer, _ = load_run("runs/first")
+    ids = [*tokenizer.encode(" a"), tokenizer.end_of_text, *tokenizer.encode("why")]
+
+    def on(*_: Any, stop_token: int | None, **__: Any) -> Iterator[torch.Tensor]:
+        assert stop_token is None
+        yield from torch.tensor(ids)[:, None].expand(-1, samples)
+
+    monkeypatch.setattr("tinygpt.generation.continuation.generate", on)
+    argv = ["generate", "--prompt", "the", "--samples", str(samples)]
+    main([*argv, "--no-stop-at-end"])
+    texts = ["the a<|endoftext|>why"] * samples
+    assert capsys.readouterr().out == f"\n{20 * '-'}\n".join(texts) + "\n"
+
+
+def test_the_terminal_answers_as_reply_does() -> None:
+    theirs = signature(LLM.reply).parameters
+    assert Chat().temperature == theirs["temperature"].default
+    assert Chat().top_k == theirs["top_k"].default
 
 
 def test_eval_measures_and_compares(

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import pickle
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +18,15 @@ from tqdm import tqdm
 from tinygpt import files
 from tinygpt.errors import UserError
 from tinygpt.files import shipped
-from tinygpt.text.corpora import CORPORA, Corpus, fetch, load_text
+from tinygpt.text.corpora import (
+    CORPORA,
+    Corpus,
+    UnreadableError,
+    fetch,
+    load_chats,
+    load_text,
+)
+from tinygpt.text.documents import load_documents
 
 BODY = b"Sell what they need. " * 1500  # 31,500 bytes: two chunks of the download
 CHATS = (
@@ -519,6 +528,38 @@ def test_links_pipes_and_strange_names(
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(UserError, match=sentence):
         load_text(f"{tmp_path}/{name}")
+
+
+def test_a_folder_names_all_its_unreadable_files(tmp_path: Path) -> None:
+    (tmp_path / "good.txt").write_text("good")
+    (tmp_path / "latin1.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match=r"latin1.txt is not UTF-8 text \(byte 0xe9 at"):
+        load_text(str(tmp_path))  # a single one in its own words
+    (tmp_path / "nul.md").write_bytes(b"\0")
+    (tmp_path / "chats.jsonl").write_bytes(b'{"text": "\xff"}')
+    for load in (load_text, load_documents):
+        with pytest.raises(UserError) as caught:
+            load(str(tmp_path))
+        assert str(caught.value) == (
+            "3 of 4 files cannot be read: "
+            f"{tmp_path / 'chats.jsonl'} (not UTF-8 text, byte 0xff at offset 10), "
+            f"{tmp_path / 'latin1.txt'} (not UTF-8 text, byte 0xe9 at offset 3), "
+            f"{tmp_path / 'nul.md'} (not UTF-8 text, byte 0x00 at offset 0): "
+            "save them as UTF-8, or take them out."
+        )
+    for name in ("one.jsonl", "two.jsonl"):
+        (tmp_path / name).write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"^3 of 3 files cannot be read: .*two\.jsonl"):
+        load_chats(f"{tmp_path}/*.jsonl")
+
+
+def test_what_is_unreadable_can_be_pickled(tmp_path: Path) -> None:
+    """So that a process that only encodes can send it home."""
+    (tmp_path / "a.txt").write_bytes(b"\xff")
+    with pytest.raises(UnreadableError) as caught:
+        load_text(str(tmp_path / "a.txt"))
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.reason) == (str(caught.value), caught.value.reason)
 
 
 def test_folders_that_contain_themselves_are_read_once(tmp_path: Path) -> None:

@@ -37,6 +37,32 @@ def test_a_text_is_split_and_comes_back(text: TextData) -> None:
     assert text.n_tokens == n_train
 
 
+@pytest.mark.parametrize(
+    ("train", "validation", "words"),
+    [
+        ("One.", "bit of it. The shop opens at nine.", "The shop"),
+        ("One.", "bit of it\n\n- Yes, we do.", "- Yes,"),
+        ("One.", "and no sentence ends", "and no"),
+        ("One.<|endoftext|>", " Once. Twice.<|endoftext|>Two", "Once. Twice."),
+        ("One.<|endoftext|>", "Once\nupon", "Once"),
+        ("One.", 20 * "x", 16 * "x"),
+        ("One.", 9 * "\U0001f600", 4 * "\U0001f600"),
+        ("One.", "\n\n", ""),
+    ],
+)
+def test_the_opening_of_a_text(
+    text: TextData, train: str, validation: str, words: str
+) -> None:
+    data, tokenizer = copy(text), text.tokenizer
+    data.context_length = 64
+    data.train = torch.tensor(tokenizer.encode(train, allow_special=True))
+    data.val = torch.tensor(tokenizer.encode(validation, allow_special=True))
+    assert data.opening() == words
+    assert data.opening("xzq") == "xzq"
+    data.context_length = 2
+    assert data.opening("xzq") == "xz"
+
+
 def test_of_a_big_text_only_the_end_is_known(
     text: TextData, monkeypatch: pytest.MonkeyPatch
 ) -> None:

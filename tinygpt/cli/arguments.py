@@ -126,8 +126,9 @@ class Train(RunOptions):
     """Settings to start from; --config and options override them."""
     # Not an option: the settings that were typed, which a plan keeps (see `parsing`).
     given: tuple[str, ...] | None = field(default=None, init=False)
-    prompt: str = "The salesperson"
-    """Start of the sample at the end; empty for no sample."""
+    prompt: str | None = None
+    """Start of the sample at the end; empty for no sample. If not given: the first
+    words of the validation part, of the handbook "The salesperson"."""
     train: tyro.conf.OmitArgPrefixes[TrainOptions] = field(
         default_factory=lambda: TrainOptions(**asdict(PRESETS["tiny"].train))
     )
@@ -208,6 +209,9 @@ class Generate(Sampling, ModelChoice):
     samples: int = 1
     """Write so many texts at once, with the seeds SEED, SEED + 1 and so on; a line of
     dashes stands between two of them."""
+    stop_at_end: bool = True
+    """Stop where the model ends a document; with --no-stop-at-end it begins another
+    one, after a mark <|endoftext|>."""
     cache: bool = True
     """Keep keys and values of past tokens: the same text, sooner."""
 
@@ -222,6 +226,9 @@ class Chat(Sampling, ModelChoice):
     /reset forgets the conversation, /system TEXT starts a new one with instructions,
     /quit leaves, Ctrl-C stops an answer.
     """
+
+    temperature: float = 0.7
+    """Below 1 is safer, above 1 is wilder; 0 always takes the most likely token."""
 
 
 @dataclass

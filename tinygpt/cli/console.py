@@ -148,7 +148,8 @@ def print_text(llm: Any, args: Generate) -> None:
     Raises:
         UserError: the prompt is empty or too long.
     """
-    options = args.options() | {"use_cache": args.cache}
+    how = {"use_cache": args.cache, "stop_at_end": args.stop_at_end}
+    options = args.options() | how
     if args.samples == 1:
         for piece in llm.stream(args.prompt, **options):
             write(piece)

@@ -45,9 +45,9 @@ def run_train(args: Train) -> None:
         )
         llm = LLM(run.model, run.tokenizer, path)
         prompt = args.prompt
-        if prompt == Train.prompt:  # nobody asked for it: what the context holds
-            ids = run.tokenizer.encode(prompt)[: args.model.context_length]
-            prompt = run.tokenizer.decode(ids)
+        if prompt is None:
+            prompt = "The salesperson" if config.data == "handbook" else ""
+            prompt = run.data.opening(prompt)
         if prompt:
             llm.stream(prompt, 0)  # refused before training, not after
         _follow(run, args, world, old)

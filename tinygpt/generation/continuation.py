@@ -37,31 +37,44 @@ def prompt_ids(prompt: str, tokenizer: Tokenizer, context_length: int) -> list[i
 
 
 def _steps(
-    model: GPT, tokenizer: Tokenizer, prompt: str, samples: int, options: dict[str, Any]
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: str,
+    samples: int,
+    stop: int | None,
+    options: dict[str, Any],
 ) -> Iterator[Int[Tensor, " S"]]:
     """The next token of each sample, step by step; bad options are refused at once."""
     checked = {name: value for name, value in options.items() if name != "use_cache"}
     check_sampling(**checked, samples=samples)
     ids = prompt_ids(prompt, tokenizer, model.config.context_length)
-    prompts, stop = torch.tensor([ids], device=model.device), tokenizer.end_of_text
+    prompts = torch.tensor([ids], device=model.device)
     return generate(model, prompts, **options, stop_token=stop, samples=samples)
 
 
-def _pieces(ids: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """The text of `ids` up to the end mark."""
-    stop = tokenizer.end_of_text
+def _pieces(
+    ids: Iterator[int], tokenizer: Tokenizer, stop: int | None
+) -> Iterator[str]:
+    """The text of `ids` up to the first `stop`."""
     return stream_text(takewhile(lambda i: i != stop, ids), tokenizer)
 
 
 def continue_text(
-    model: GPT, tokenizer: Tokenizer, prompt: str, **options: Any
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    stop_at_end: bool = True,
+    **options: Any,
 ) -> Iterator[str]:
-    """What the model writes after the prompt, piece by piece, until the end mark.
+    """What the model writes after the prompt, piece by piece.
 
     Args:
         model: the model.
         tokenizer: its tokenizer.
         prompt: at least one token, at most as many as the context holds.
+        stop_at_end: stop at the first `<|endoftext|>`, which is not written; or write
+            the mark and go on with another document.
         options: of `generate`: max_new_tokens, temperature, top_k, top_p, seed, and
             use_cache if it is False.
 
@@ -69,12 +82,19 @@ def continue_text(
         UserError: the prompt is empty or too long, or an option is out of range; at
             once and not at the first piece.
     """
-    steps = _steps(model, tokenizer, prompt, 1, options)
-    return _pieces((int(token) for token in steps), tokenizer)
+    stop = tokenizer.end_of_text if stop_at_end else None
+    steps = _steps(model, tokenizer, prompt, 1, stop, options)
+    return _pieces((int(token) for token in steps), tokenizer, stop)
 
 
 def continue_samples(
-    model: GPT, tokenizer: Tokenizer, prompt: str, samples: int, **options: Any
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: str,
+    samples: int,
+    *,
+    stop_at_end: bool = True,
+    **options: Any,
 ) -> list[str]:
     """So many continuations of the prompt, written together.
 
@@ -87,11 +107,13 @@ def continue_samples(
         tokenizer: its tokenizer.
         prompt: as in `continue_text`.
         samples: from 1 to 256.
+        stop_at_end: as in `continue_text`.
         options: as in `continue_text`.
 
     Raises:
         UserError: as `continue_text`.
     """
-    steps = list(_steps(model, tokenizer, prompt, samples, options))
+    stop = tokenizer.end_of_text if stop_at_end else None
+    steps = list(_steps(model, tokenizer, prompt, samples, stop, options))
     rows = torch.stack(steps, dim=1).tolist() if steps else [[]] * samples
-    return ["".join(_pieces(iter(row), tokenizer)) for row in rows]
+    return ["".join(_pieces(iter(row), tokenizer, stop)) for row in rows]

@@ -7,10 +7,12 @@ text (see `tokenizer` and `dataset`).
 """
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from glob import has_magic
 from os.path import expanduser
 from pathlib import Path
+from typing import TypeVar
 
 from tinygpt.errors import UserError
 from tinygpt.files import shipped, why
@@ -18,6 +20,7 @@ from tinygpt.text.downloads import download
 from tinygpt.text.jsonl import Conversation, parse_chats, parse_lines, plain_text
 
 TEXT_SUFFIXES = {".txt", ".md", ".jsonl"}
+T = TypeVar("T")
 MOST_TO_READ = 500_000_000  # bytes: in memory, as text and as ids, about ten times that
 
 
@@ -129,9 +132,10 @@ def load_text(name_or_path: str) -> str:
 
     Raises:
         UserError: the name is unknown, or a file is missing, unreadable, empty or
-            binary, or together they are too large to be read into memory.
+            binary (all such files are named), or together they are too large to be
+            read into memory.
     """
-    text = "\n".join(read(path) for path in find_to_read(name_or_path))
+    text = "\n".join(read_each(find_to_read(name_or_path), read))
     if not text.strip():
         raise UserError(f"{name_or_path} is empty: give a file with text in it.")
     return text
@@ -230,9 +234,40 @@ def _glob(path: Path) -> list[Path]:
     ]
 
 
-def _unreadable(path: Path, error: OSError) -> UserError:
+class UnreadableError(UserError):
+    """A file has no text that can be read; `reason` says why in a few words."""
+
+    reason: str
+
+
+def read_each(paths: Sequence[Path], read: Callable[[Path], T]) -> list[T]:
+    """What `read` makes of each file.
+
+    Raises:
+        UserError: files cannot be read; all of them are named.
+    """
+    contents, refused = list[T](), dict[Path, UnreadableError]()
+    for path in paths:
+        try:
+            contents.append(read(path))
+        except UnreadableError as error:
+            refused[path] = error
+    if len(refused) == 1:
+        raise refused.popitem()[1]
+    if refused:
+        named = ", ".join(f"{path} ({error.reason})" for path, error in refused.items())
+        raise UserError(
+            f"{len(refused)} of {len(paths)} files cannot be read: {named}: save them "
+            "as UTF-8, or take them out."
+        )
+    return contents
+
+
+def _unreadable(path: Path, error: OSError) -> UnreadableError:
     at = str(error.filename or path)
-    return UserError(f"cannot read {at[:300]!r} ({why(error)}): check the path")
+    found = UnreadableError(f"cannot read {at[:300]!r} ({why(error)}): check the path")
+    found.reason = why(error)
+    return found
 
 
 def holds_chats(name: str) -> bool:
@@ -250,7 +285,8 @@ def load_chats(name_or_path: str) -> list[Conversation]:
         UserError: a file is missing, unreadable or empty, or a line is not a chat.
     """
     paths = find(name_or_path)
-    chats = [chat for path in paths for chat in parse_chats(_decode(path), path)]
+    each = read_each(paths, lambda path: parse_chats(_decode(path), path))
+    chats = [chat for chats in each for chat in chats]
     if not chats:
         raise UserError(f"{name_or_path} is empty: give a file with chats in it.")
     return chats
@@ -303,8 +339,10 @@ def _decode(path: Path, begin: int = 0, end: int | None = None) -> str:
     except UnicodeDecodeError as error:
         at = error.start
     if at >= 0:
-        raise UserError(
-            f"{path} is not UTF-8 text (byte {raw[at]:#04x} at offset {begin + at}): "
-            "save it as UTF-8 or give another file."
+        found = f"not UTF-8 text (byte {raw[at]:#04x} at offset {begin + at})"
+        refused = UnreadableError(
+            f"{path} is {found}: save it as UTF-8 or give another file."
         )
+        refused.reason = found.replace(" (", ", ").rstrip(")")
+        raise refused
     return text if begin else text.removeprefix("\ufeff")

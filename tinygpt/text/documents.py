@@ -16,7 +16,7 @@ import regex
 from tinygpt.errors import UserError
 from tinygpt.files import exists
 from tinygpt.text.bpe import END_OF_TEXT
-from tinygpt.text.corpora import find_to_read, is_jsonl, read, read_lines
+from tinygpt.text.corpora import find_to_read, is_jsonl, read, read_each, read_lines
 from tinygpt.text.tokenizer import Tokenizer
 
 SEPARATOR = regex.compile(rf"^{regex.escape(END_OF_TEXT)}[ \t]*(?:\r?\n|\Z)", regex.M)
@@ -33,13 +33,15 @@ def load_documents(name_or_path: str) -> list[str]:
     Raises:
         UserError: as `corpora.load_text`.
     """
-    documents: list[str] = []
-    for path in find_to_read(name_or_path):
-        documents += read_lines(path) if is_jsonl(path) else SEPARATOR.split(read(path))
-    documents = [document for document in documents if document.strip()]
+    each = read_each(find_to_read(name_or_path), _documents_of)
+    documents = [document for part in each for document in part if document.strip()]
     if not documents:
         raise UserError(f"{name_or_path} is empty: give a file with text in it.")
     return documents
+
+
+def _documents_of(path: Path) -> list[str]:
+    return read_lines(path) if is_jsonl(path) else SEPARATOR.split(read(path))
 
 
 def split_documents(

@@ -4,6 +4,7 @@
 reading texts (see `text.corpora`), batches (see `text.dataset`).
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from tinygpt.errors import require
 from tinygpt.generation.generate import generate
 from tinygpt.model.gpt import GPT
+from tinygpt.text.bpe import END_OF_TEXT
 from tinygpt.text.bpe_training import learn_vocabulary
 from tinygpt.text.dataset import (
     Tokens,
@@ -102,6 +104,23 @@ class TextData:
         on_device = ((x.to(device), y.to(device)) for x, y in batches)
         result = evaluate(model, on_device, self.tokenizer.byte_lengths)
         return replace(result, whole_split=whole)
+
+    def opening(self, words: str = "") -> str:
+        """Words to go on from, as much of them as 16 tokens and the context hold.
+
+        The first two words of a document, a line or a sentence, as early as possible in
+        the validation part; or `words`, if they are given.
+        """
+        if not words:
+            text = self.tokenizer.decode(self.val[:500].tolist())
+            text = text.partition(END_OF_TEXT)[0].lstrip("\N{REPLACEMENT CHARACTER}")
+            whole = int(self.train[-1]) == self.tokenizer.end_of_text  # a document
+            begins = None if whole else re.search(r"(?:\n|[.!?] )\s*(?=\S)", text)
+            found = re.search(r"\S+(?: \S+)?", text[begins.end() if begins else 0 :])
+            words = found[0][:40] if found else ""
+        while len(self.tokenizer.encode(words)) > min(16, self.context_length):
+            words = words[:-1]
+        return words
 
     def baselines(self) -> dict[str, float]:
         """Bits per byte of predictors without a network on the validation split."""
