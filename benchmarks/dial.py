@@ -283,16 +283,18 @@ def table(results: Results, texts: list[Text]) -> dict[str, Any]:
     """For each text and budget: the plan, what came of it, and how rivals did."""
     found: dict[str, Any] = {}
     for text in texts:
-        facts = results.found["texts"][text.name] = text.facts()
-        lines = {}
+        facts, lines = text.facts(), {}
+        results.found["texts"][text.name] = facts | {"expected": (expected := {})}
         for minutes in BUDGETS:
             made = text.plan(minutes)
+            bits = round(expected_bits(facts["counted"], made), 4)
+            expected[f"{minutes:g}"] = bits
             if (run := results.of(text, made)) is None:
                 continue
             rivals = text.neighbours(minutes).items()
             done = {why: results.of(text, rival) for why, rival in rivals}
             lines[f"{minutes:g}"] = run | {
-                "expected": round(expected_bits(facts["counted"], made), 4),
+                "expected": bits,
                 "best": results.best(text, minutes)["bits_per_byte"],
                 "neighbours": {k: r["bits_per_byte"] for k, r in done.items() if r},
                 "neighbours_wanted": len(rivals),
@@ -301,6 +303,15 @@ def table(results: Results, texts: list[Text]) -> dict[str, Any]:
             print(f"best of grid {lines[f'{minutes:g}']['best']:.4f}")
         found[text.name] = lines
     return found
+
+
+def gains(plans: dict[str, Any]) -> dict[str, float]:
+    """Bits per byte that the second half of a minute brings, for each text."""
+    return {
+        name: round(lines["0.5"]["bits_per_byte"] - lines["1"]["bits_per_byte"], 4)
+        for name, lines in plans.items()
+        if {"0.5", "1"} <= set(lines)
+    }
 
 
 def missed(plans: dict[str, Any]) -> dict[str, float]:
@@ -326,7 +337,8 @@ def promises(plans: dict[str, Any]) -> list[dict[str, Any]]:
                 behind.append((bits / line["best"] - 1, where))
     if rises:
         most, where = max(rises)
-        what = f"dial, more minutes, {len(rises)} times on {len(plans)} texts"
+        n = sum(len(lines) > 1 for lines in plans.values())
+        what = f"dial, more minutes, {len(rises)} times on {n} texts"
         told = f"at worst {most:+.4f}, {where}"
         rows.append(row(what, f"never {RISE} bpb worse", told, most <= RISE))
     if behind:
@@ -365,7 +377,7 @@ def main() -> None:
     plans = results.found.get("plans", {}) | table(results, texts)
     rows = promises(plans)
     print_rows(rows)
-    results.save(plans=plans, rows=rows, expected=missed(plans))
+    results.save(plans=plans, rows=rows, expected=missed(plans), gains=gains(plans))
 
 
 if __name__ == "__main__":

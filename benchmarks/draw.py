@@ -162,23 +162,27 @@ def growth(measure: str, y_label: str, name: str) -> None:
 
 
 def dial() -> None:
-    """What each plan reached, against its minutes; a line per text."""
-    ax = new_axes(height=3.8)
+    """What each plan reached against its minutes, and what was expected of it."""
+    ax = new_axes(height=4.2)
     names = {"chats": "shop chats", "python": "Python source", "russian": "Russian"}
-    plans = load("dial")["plans"]
-    ends: list[float] = []
-    for (name, line), colour, dash in zip(plans.items(), CYCLE, DASHES, strict=False):
-        minutes = [float(m) for m in line]
-        bits = [run["bits_per_byte"] for run in line.values()]
+    found = load("dial")
+    last = 2 * max(float(m) for runs in found["plans"].values() for m in runs)
+    for (name, text), colour, dash in zip(
+        found["texts"].items(), CYCLE, DASHES, strict=False
+    ):
+        runs = found["plans"].get(name, {})
+        ticks = [float(m) for m in text["expected"] if float(m) <= last]
+        line = list(text["expected"].values())[: len(ticks)]
+        ax.plot(ticks, line, color=colour, linestyle=dash, linewidth=1.2)
+        minutes = [float(m) for m in runs]
+        bits = [run["bits_per_byte"] for run in runs.values()]
         label = names.get(name, name)
-        ax.plot(minutes, bits, "o", color=colour, linestyle=dash, label=label)
-        ends += minutes
-    ticks = sorted(set(ends))
+        ax.plot(minutes, bits, "o", color=colour, linestyle="", label=label)
     ax.set_xscale("log")
     ax.set_xticks(ticks, [f"{m:g}" for m in ticks])
     ax.minorticks_off()
     ax.set(xlabel="minutes of two cores", ylabel="validation loss (bits per byte)")
-    ax.set_title("What more minutes bring")
+    ax.set_title("Lines: expected; points: reached")
     ax.grid(True)
     ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=3)
     save(ax, "dial")

@@ -29,6 +29,8 @@ from tinygpt.training.trainer import Trainer
 MEASURED = 1.5  # seconds of training that tell how fast this machine is
 COUNTED = 100_000  # tokens
 FEWEST_KNOWN = 20_000  # tokens; of 3,500 the plan came out a ninth worse than expected
+FEWEST_READ = 300_000  # tokens, or the model is still learning what occurs at all
+LARGEST_KNOWN = 192  # d_model
 # Settings that do not change what may be expected.
 INDIFFERENT = {
     *("data", "tokenizer", "minutes", "seed", "device", "dtype", "compile"),
@@ -68,6 +70,8 @@ def plan_for(
     text.context_length = made.model.context_length
     require_long_enough(text.n_tokens, len(text.val), text.context_length)
     tried = FEWEST_KNOWN <= text.n_tokens <= MOST_KNOWN
+    tried = tried and made.epochs * made.tokens >= FEWEST_READ
+    tried = tried and made.model.d_model <= LARGEST_KNOWN
     if not tried or set(given) - INDIFFERENT:
         return made  # nobody knows what to expect
     return replace(made, expected=expected_bits(bits_by_counting(text), made))
