@@ -37,7 +37,7 @@ class RewardConfig(TrainConfig):
     """How much the distance to the model before costs; beta in the paper."""
     steps: int | None = 100
     """Optimizer steps; each draws new answers."""
-    lr: float = 1e-4
+    lr: float = 3e-5
     """AdamW's learning rate; with Muon, that of biases, gains and positions."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """How the learning rate falls after the warm-up."""
