@@ -23,9 +23,11 @@ import torch
 
 from tinygpt.cli.main import main as tinygpt
 from tinygpt.config import FinetuneConfig
+from tinygpt.finetuning.answers import evaluate_answers
 from tinygpt.finetuning.chat_data import ChatData, chat_parts
 from tinygpt.finetuning.practice import copying_practice
 from tinygpt.finetuning.run import load_model, load_run
+from tinygpt.finetuning.shop import load_questions
 from tinygpt.llm import LLM
 from tinygpt.presets import PRESETS
 from tinygpt.text.corpora import load_chats
@@ -70,8 +72,8 @@ PRACTICE = (
     f"--embedding-lr 0.012 --weight-decay 0.1 --dropout 0 {TUNE}"
 )
 CHAT = (
-    "finetune shop-chats --model build/models/practice --epochs 5 --lr 0.001 "
-    "--embedding-lr 0.004 --weight-decay 0.3 --dropout 0.1 --average-fraction 0.1 "
+    "finetune shop-chats --model build/models/practice --epochs 10 --lr 0.001 "
+    "--embedding-lr 0.004 --weight-decay 0.5 --dropout 0.1 --average-fraction 0.1 "
     f"--eval-interval 100 {TUNE}"
 )
 PRACTISED = 2000  # conversations
@@ -218,6 +220,16 @@ def chat_card() -> dict[str, object]:
     model, tokenizer = load_model(DATA / "pocket-chat")
     window = model.config.context_length
     loss = ChatData("shop-chats", tokenizer, window).evaluate(model)
+    test = chat_parts(load_chats("shop-chats")).test
+    report = evaluate_answers(model, tokenizer, test, load_questions())
+    rates = "\n".join(f"| {name} | {rate} |" for name, rate in report.rates.items())
+    before, _ = load_model(DATA / "pocket-gpt2")
+    kept = "\n".join(
+        f"| {name} | {text.evaluate(before).bits_per_byte:.4f} | "
+        f"{text.evaluate(model).bits_per_byte:.4f} |"
+        for name in ("stories", "handbook")
+        for text in [TextData(name, tokenizer, window)]
+    )
     talks = "\n\n".join(chat_samples())
     return {
         "what": "pocket-gpt2 after copying practice and the chats of one invented "
@@ -234,7 +246,13 @@ def chat_card() -> dict[str, object]:
         "limits": "it has read short stories, one book about selling and some thousand "
         "short chats. It knows the rules of one shop that does not exist, no order and "
         "no other facts.",
-        "more": "## Ten first messages of the test part, and two from beyond the shop\n"
+        "more": f"## Is it right?\n\nAnswers to the {report.prompts} prompts of the "
+        f"test part, {report.seeds} to each at temperature 0.7, judged by the checks "
+        "of `tinygpt/finetuning/rewards.py`, as `tinygpt eval shop-chats` does it. "
+        f"They see patterns, not sense.\n\n| | answers |\n|---|---|\n{rates}\n\n"
+        "What it has forgotten, in bits per byte:\n\n"
+        f"| | pocket-gpt2 | pocket-chat |\n|---|---|---|\n{kept}\n\n"
+        "## Ten first messages of the test part, and two from beyond the shop\n"
         f"\nNone of them picked; temperature 0.7, seeds 1 to 12.\n\n{talks}\n",
     }
 

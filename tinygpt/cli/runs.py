@@ -28,6 +28,7 @@ def run_train(args: Train) -> None:
     from tinygpt.training.plan import advice
     from tinygpt.training.run import pretrain
     from tinygpt.training.tensor_file import read_header
+    from tinygpt.training.text_data import TextData
 
     world = World.from_environment()
     config: TrainConfig = convert(TrainConfig, args.train)
@@ -46,6 +47,7 @@ def run_train(args: Train) -> None:
         llm = LLM(run.model, run.tokenizer, path)
         prompt = args.prompt
         if prompt is None:
+            assert isinstance(run.data, TextData)  # it is no Run of fine-tuning
             prompt = "The salesperson" if config.data == "handbook" else ""
             prompt = run.data.opening(prompt)
         if prompt:

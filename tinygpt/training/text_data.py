@@ -114,7 +114,8 @@ class TextData:
         if not words:
             text = self.tokenizer.decode(self.val[:500].tolist())
             text = text.partition(END_OF_TEXT)[0].lstrip("\N{REPLACEMENT CHARACTER}")
-            whole = int(self.train[-1]) == self.tokenizer.end_of_text  # a document
+            last = _in_memory(self.train[-1:]).tolist()
+            whole = last == [self.tokenizer.end_of_text]  # of a document
             begins = None if whole else re.search(r"(?:\n|[.!?] )\s*(?=\S)", text)
             found = re.search(r"\S+(?: \S+)?", text[begins.end() if begins else 0 :])
             words = found[0][:40] if found else ""
