@@ -51,6 +51,12 @@ MODULES = {
     },
     "09_generation": {"model.kv_cache", "generation.generate"},
     "10_inside": set(),
+    "11_rewards": {
+        "finetuning.rewards",
+        "finetuning.policy",
+        "finetuning.rollouts",
+        "finetuning.policy_run",
+    },
 }
 # What it may use besides: parts of its own room, and what is explained later.
 BESIDES = {
@@ -77,6 +83,7 @@ ALWAYS = {
     "course.plotting",
     "errors",
     "presets",
+    "reward_config",
     "text.dataset",  # every chapter works on the real text, and here it is read
 }
 BONES = (

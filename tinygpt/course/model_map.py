@@ -43,6 +43,7 @@ PARTS = {  # what each chapter highlights
     "finetune": ("finetune",),
     "generation": ("generation",),
     "inside": (*_WHOLE_BLOCK, "attention"),
+    "rewards": ("finetune",),
 }
 
 
