@@ -87,6 +87,28 @@ def test_two_turns_reset_interrupt_and_end_of_input(terminal: Terminal) -> None:
     assert terminal.process.wait(timeout=30) == 0
 
 
+def test_three_questions_with_order_numbers_are_answered_with_them() -> None:
+    terminal = Terminal("chat", "--model", "pocket-chat", "--temperature", "0")
+    try:
+        terminal.read_until("You: ")
+        for command, number in (("", "48213"), ("/reset\n", "30592"), ("", "77104")):
+            if command:
+                terminal.type(command)
+                assert "(forgotten)" in terminal.read_until("You: ")
+            terminal.type(f"My parcel with the lamp, order {number}, is late.\n")
+            terminal.read_until("Assistant: ")
+            assert number in terminal.read_until("You: ")
+        terminal.type("/system Answer in one sentence.\n")
+        terminal.read_until("You: ")
+        terminal.type("Can I pay with a gift card?\n")
+        terminal.read_until("Assistant: ")
+        terminal.read_until("You: ")
+        terminal.type("\x04")
+        assert terminal.process.wait(timeout=30) == 0
+    finally:
+        terminal.close()
+
+
 def test_a_closed_pipe_ends_it_cleanly() -> None:
     command = [sys.executable, "-m", "tinygpt", "chat", "--model", "pocket-gpt2"]
     process = subprocess.Popen(
