@@ -3,7 +3,8 @@
     python book/notebooks.py [--stale] [chapters/04_attention.ipynb ...]
 
 Runs each notebook from top to bottom in a temporary folder and stores what it showed,
-without times and with fixed metadata, so that a diff shows what changed. With
+without times and with fixed metadata, so that a diff shows what changed; then puts the
+numbers of the run, and code of the package, into the prose (see `quoted`). With
 `--stale` it runs only those whose code, or the files of tinygpt behind it, have changed
 since (a digest in the notebook's metadata).
 
@@ -30,6 +31,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from quoted import fill
 
 ROOT = Path(__file__).resolve().parent.parent
 METADATA = {
@@ -104,6 +106,7 @@ def renew(paths: list[Path], only_stale: bool) -> None:
         print(f"running {path.name} ...", flush=True)
         try:
             run(notebook)
+            fill(notebook)
         except Exception as error:  # whatever a chapter raises: name the chapter
             sys.exit(f"{path.name} failed:\n{error}")
         notebook.metadata["tinygpt"] = {"inputs": digest(path, notebook)}

@@ -9,42 +9,16 @@ named with its class. What it leaves out: JavaScript that is not indented by two
 per level, as tinygpt.js is; such a name is not found, and the build says so.
 """
 
-import ast
 import re
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 from docutils import nodes
+from quoted import python_file, python_source
 from sphinx.util.docutils import SphinxDirective
 
-ROOT = Path(__file__).resolve().parent.parent
-SCRIPT = ROOT / "book" / "_static" / "tinygpt.js"
-
-
-def python_file(name: str) -> Path:
-    """The file of `room.module.anything`."""
-    return ROOT.joinpath("tinygpt", *name.split(".")[:2]).with_suffix(".py")
-
-
-def python_source(name: str) -> str:
-    """Source of `room.module.function` or `room.module.Class.method` of the package.
-
-    Raises:
-        LookupError: there is no such module, function, class or method.
-    """
-    path, parts = python_file(name), name.split(".")[2:]
-    if not path.is_file() or not parts:
-        raise LookupError(f"tinygpt has no {name}")
-    text = path.read_text(encoding="utf-8")
-    node: Any = ast.parse(text)
-    for part in parts:
-        inside = [n for n in node.body if getattr(n, "name", None) == part]
-        if not inside:
-            raise LookupError(f"{path.name} has no {'.'.join(parts)}")
-        node = inside[0]
-    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-    return dedent("\n".join(text.splitlines()[first - 1 : node.end_lineno]))
+SCRIPT = Path(__file__).resolve().parent / "_static" / "tinygpt.js"
 
 
 def javascript_source(name: str) -> str:

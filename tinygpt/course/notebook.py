@@ -7,6 +7,7 @@ What it leaves out: figures (see `plotting`).
 """
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -83,15 +84,16 @@ def shape_ledger(
 
 
 def glue(name: str, value: Any, form: str = "") -> None:
-    """Store `value` as text under `name`, for the role glue:text in the prose.
+    """Store `value` as text under `name`, for the prose of the notebook.
 
-    `form` is a format specification: `glue("loss", 3.14159, ".2f")` stores "3.14". The
-    cell shows nothing. Without myst-nb nothing is stored: only the pages built with it
-    read what is stored, and a reader who just runs the notebooks should not have to
-    install Sphinx for that.
+    `form` is a format specification: `glue("loss", 3.14159, ".2f")` stores "3.14", in
+    the output of the cell, which shows nothing. `book/notebooks.py` puts it into the
+    text, between `<!-- n:loss -->` and `<!-- / -->`. Outside a notebook nothing happens.
     """
-    try:
-        from myst_nb import glue as store
-    except ImportError:
+    if "IPython" not in sys.modules:
         return
-    store(name, format(value, form), display=False)
+    from IPython.display import display
+
+    kind = "application/papermill.record/"  # which every viewer passes over
+    metadata = {"scrapbook": {"name": name, "mime_prefix": kind}}
+    display({kind + "text/plain": format(value, form)}, raw=True, metadata=metadata)

@@ -1,0 +1,84 @@
+"""What the prose of a chapter quotes: numbers of its run, and code of the package.
+
+Both stand in the text itself, between comments that no reader sees, so that a notebook
+reads the same in JupyterLab, on GitHub and on the site:
+
+    Its weight is <!-- n:weight -->0.77<!-- / -->.
+
+    <!-- code:model.block.layer_norm -->
+    ```python
+    def layer_norm(...)
+    ```
+    <!-- / -->
+
+`fill` puts in the number that a cell stored by `glue("weight", 0.77)`, and the code as
+it stands in tinygpt. `notebooks.py` calls it after a run, and a test compares.
+"""
+
+import ast
+import re
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+NUMBER = re.compile(r"(<!-- n:(\w+) -->).*?(<!-- / -->)")
+CODE = re.compile(r"(<!-- code:(\S+) -->\n```python\n).*?(```\n<!-- / -->)", re.DOTALL)
+
+
+def python_file(name: str) -> Path:
+    """The file of `room.module.anything`."""
+    return ROOT.joinpath("tinygpt", *name.split(".")[:2]).with_suffix(".py")
+
+
+def python_source(name: str) -> str:
+    """Source of `room.module.function` or `room.module.Class.method` of the package.
+
+    Raises:
+        LookupError: there is no such module, function, class or method.
+    """
+    path = python_file(name)
+    parts = name.split(".")[2:]
+    if not path.is_file() or not parts:
+        raise LookupError(f"tinygpt has no {name}")
+    text = path.read_text(encoding="utf-8")
+    node: Any = ast.parse(text)
+    for part in parts:
+        inside = [n for n in node.body if getattr(n, "name", None) == part]
+        if not inside:
+            raise LookupError(f"{path.name} has no {'.'.join(parts)}")
+        node = inside[0]
+    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+    return dedent("\n".join(text.splitlines()[first - 1 : node.end_lineno]))
+
+
+def numbers(notebook: Any) -> dict[str, str]:
+    """What the cells stored by `glue`, by name."""
+    found = {}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            name = output.get("metadata", {}).get("scrapbook", {}).get("name")
+            if name:
+                (found[name],) = output["data"].values()
+    return found
+
+
+def fill(notebook: Any) -> None:
+    """Renew every number and every piece of code that the prose quotes.
+
+    Raises:
+        LookupError: no cell stored such a number, or the package has no such code.
+    """
+    stored = numbers(notebook)
+
+    def number(match: re.Match[str]) -> str:
+        if match[2] not in stored:
+            raise LookupError(f'no cell says glue("{match[2]}", ...)')
+        return match[1] + stored[match[2]] + match[3]
+
+    def code(match: re.Match[str]) -> str:
+        return f"{match[1]}{python_source(match[2])}\n{match[3]}"
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = CODE.sub(code, NUMBER.sub(number, cell.source))
