@@ -90,7 +90,7 @@ class LinkTerms(SphinxTransform):
         seen: set[str] = set()
         for text in list(self.document.findall(nodes.Text)):
             above = list(_ancestors(text))
-            if any(isinstance(node, CLOSED) or _is_code(node) for node in above):
+            if any(isinstance(node, CLOSED) or _is_closed(node) for node in above):
                 continue
             if isinstance(text.parent, nodes.term):
                 seen = {text.astext()}  # an entry of the glossary, which links anew
@@ -180,9 +180,9 @@ def _ancestors(node: nodes.Node) -> Any:
         yield node
 
 
-def _is_code(node: nodes.Node) -> bool:
+def _is_closed(node: nodes.Node) -> bool:
     classes = node.get("classes", []) if isinstance(node, nodes.Element) else []
-    return "cell_input" in classes or "cell_output" in classes
+    return not {"caption", "cell_input", "cell_output"}.isdisjoint(classes)
 
 
 def setup(app: Any) -> dict[str, bool]:

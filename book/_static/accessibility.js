@@ -25,10 +25,6 @@ document.addEventListener("DOMContentLoaded", () => {
       header.replaceWith(cell);
     }
   }
-  // The bibliography calls itself a list, but its entries are no list items.
-  for (const entry of document.querySelectorAll(".citation-list, .citation")) {
-    entry.removeAttribute("role");
-  }
   // What scrolls sideways must be reachable by keyboard.
   const wide = "div.highlight pre, .bd-content table, mjx-container, .cell_output pre";
   const mark = () => {

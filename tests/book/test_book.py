@@ -7,8 +7,10 @@ looked at in `test_site`.
 import ast
 import importlib
 import importlib.util
+import itertools
 import json
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +23,6 @@ import yaml
 
 import tinygpt
 from tinygpt.course.exercises import exercises
-from tinygpt.course.model_map import PARTS
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
@@ -86,22 +87,14 @@ ALWAYS = {
     "reward_config",
     "text.dataset",  # every chapter works on the real text, and here it is read
 }
-BONES = (
-    "The idea",
-    "By hand",
-    "On the real text",
-    "In tinygpt",
-    "Break it",
-    "Your turn",
-    "Quiz",
-    "Summary",
-    "References",
-)
+LAST = ["Exercises", "Quiz", "Summary", "References"]  # how a chapter ends
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 
 
 def load_tool(name: str) -> ModuleType:
     """A script of book/, which is no package."""
+    if str(ROOT / "book") not in sys.path:
+        sys.path.append(str(ROOT / "book"))  # they import each other
     spec = importlib.util.spec_from_file_location(name, ROOT / "book" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -111,6 +104,7 @@ def load_tool(name: str) -> ModuleType:
 
 
 notebooks = load_tool("notebooks")
+quoted = load_tool("quoted")
 
 
 def cells(path: Path, kind: str) -> list[Any]:
@@ -150,15 +144,44 @@ def test_every_chapter_has_its_modules_tests_and_exercises(path: Path) -> None:
 
 
 @each_chapter
-def test_the_seven_bones(path: Path) -> None:
-    titles = re.findall(r"^# .*", prose(path), re.MULTILINE)
+def test_how_a_chapter_begins_and_ends(path: Path) -> None:
+    text = prose(path)
+    titles = re.findall(r"^# .*", text, re.MULTILINE)
     assert len(titles) == 1
     assert titles[0].startswith(f"# {path.stem[:2]} ")
-    headings = re.findall(r"^## (.*)", prose(path), re.MULTILINE)
-    assert tuple(h for h in headings if h in BONES) == BONES
-    lit = re.findall(r'model_map\("(\w+)"\)', code(path))
-    assert lit
-    assert set(lit) <= set(PARTS)
+    headings = re.findall(r"^## (.*)", text, re.MULTILINE)
+    assert headings[-len(LAST) :] == LAST
+    here = CHAPTERS.index(path)
+    for other in CHAPTERS[max(0, here - 1) : here] + CHAPTERS[here + 1 : here + 2]:
+        assert f"({other.name})" in text, f"no link to {other.name}"
+
+
+@each_chapter
+def test_the_prose_is_plain_markdown(path: Path) -> None:
+    """A notebook opens in JupyterLab and on GitHub, which know nothing of MyST."""
+    text = prose(path)
+    text = re.sub(r"```python\n.*?```|\$[^$]*\$|`[^`\n]*`(?!\w)", "", text, flags=re.S)
+    markup = r"\{[\w:-]+\}\x60|^:::|^```+\{|^\([\w-]+\)=|^%|^\+\+\+"
+    assert re.findall(markup, text, re.MULTILINE) == []
+    assert "{term}" not in prose(path)
+    lines = prose(path).splitlines()
+    assert [line for line in lines if re.match(r"[-*\d. ]*<!-- n:", line)] == []
+    assert text.count("<details>") == text.count("</details>")
+    for before, after in itertools.pairwise(lines):
+        if before.startswith(("</summary>", "<summary>")) or after == "</details>":
+            assert "" in (before, after), "Markdown in a fold needs an empty line"
+
+
+@each_chapter
+def test_numbers_and_code_in_the_prose_are_those_of_the_run(path: Path) -> None:
+    notebook = nbformat.read(path, 4)
+    before = [cell.source for cell in notebook.cells]
+    quoted.fill(notebook)
+    assert [cell.source for cell in notebook.cells] == before
+    used = set(re.findall(r"<!-- n:(\w+) -->", prose(path)))
+    assert used == set(quoted.numbers(notebook)), "a number is stored in vain"
+    assert "<!-- code:" not in quoted.CODE.sub("", prose(path))
+    assert "<!-- n:" not in quoted.NUMBER.sub("", prose(path))
 
 
 @each_chapter
@@ -233,46 +256,25 @@ def test_no_cell_escapes_comparison_without_a_reason(path: Path) -> None:
 def test_every_exercise_has_a_check_and_a_solution_that_passes(path: Path) -> None:
     text = prose(path)
     name = path.stem.split("_", 1)[1]
-    asked = re.findall(r"^:::+\{exercise\}.*\n:label: ex-([\w-]+)", text, re.MULTILINE)
-    solved = re.findall(r"^:::+\{solution\} ex-([\w-]+)", text, re.MULTILINE)
+    number = int(path.stem[:2])
+    asked = re.findall(r"^### Exercise (\d+)\.(\d+): \S", text, re.MULTILINE)
     calls = r'tinygpt\.check_answer\(\s*"([\w.]+)",\s*(\w+)'
     checks = dict(re.findall(calls, code(path)))
     assert 3 <= len(asked) <= 5
-    assert asked == solved
-    assert asked == [check.replace(".", "-").replace("_", "-") for check in checks]
+    assert asked == [(str(number), str(i + 1)) for i in range(len(checks))]
     assert set(checks) == {e.name for e in exercises() if e.name.startswith(name + ".")}
-    assert len(re.findall(r"^:class: dropdown", text, re.MULTILINE)) == len(solved)
 
     mpl.use("Agg")
     first = cells(path, "code")[0].source
-    fences = re.findall(
-        r"\{solution\} ex-([\w-]+)\n.*?```python\n(.*?)```", text, re.DOTALL
+    solutions = re.findall(
+        r"<summary>Solution</summary>\n\n```python\n(.*?)```", text, re.DOTALL
     )
-    for (label, source), (check, answer) in zip(fences, checks.items(), strict=True):
+    for source, (check, answer) in zip(solutions, checks.items(), strict=True):
         space: dict[str, Any] = {}
         exec(first, space)
         exec(source, space)
         verdict = tinygpt.check_answer(check, space[answer])
-        assert verdict, f"{label}: {verdict}"
-
-
-@each_chapter
-def test_the_code_that_a_chapter_quotes_is_there(path: Path) -> None:
-    quoted = r"\{literalinclude\} \.\./(\S+)\n:pyobject: (\S+)"
-    found = re.findall(quoted, prose(path))
-    assert len(found) == prose(path).count("{literalinclude}")
-    for file, name in found:
-        node: Any = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-        for part in name.split("."):
-            inside = {getattr(n, "name", ""): n for n in node.body}
-            assert part in inside, f"{file} has no {name}"
-            node = inside[part]
-
-
-@each_chapter
-def test_numbers_are_glued_before_they_are_quoted(path: Path) -> None:
-    glued = set(re.findall(r'glue\(\s*"(\w+)"', code(path)))
-    assert set(re.findall(r"\{glue:text\}`(\w+)", prose(path))) == glued
+        assert verdict, f"{check}: {verdict}"
 
 
 # --- Pages -------------------------------------------------------------------------
@@ -280,8 +282,8 @@ def test_numbers_are_glued_before_they_are_quoted(path: Path) -> None:
 
 def test_every_term_is_in_the_glossary_once_and_in_order() -> None:
     text = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8")
-    body = text.split(":::{glossary}\n")[1].split("\n:::")[0]
-    terms = [line for line in body.splitlines() if line and line[0] != " "]
+    pytest.importorskip("sphinx", reason="the packages that build the site")
+    terms = load_tool("enrich").glossary_terms(text)
     assert terms == sorted(set(terms), key=str.lower)
 
 
@@ -380,7 +382,7 @@ def test_every_function_shown_exists_in_both_languages() -> None:
     assert len(pairs) > 15
     for python, javascript in pairs:
         for name in python:
-            (node,) = ast.parse(tool.python_source(name)).body
+            (node,) = ast.parse(quoted.python_source(name)).body
             assert node.name == name.split(".")[-1]
         for name in javascript:
             source = tool.javascript_source(name)
@@ -405,9 +407,41 @@ def test_every_function_shown_exists_in_both_languages() -> None:
 def test_a_name_that_nothing_has_stops_the_build(name: str) -> None:
     pytest.importorskip("sphinx", reason="the packages that build the site")
     tool = load_tool("two_languages")
-    for source in (tool.python_source, tool.javascript_source):
+    for source in (quoted.python_source, tool.javascript_source):
         with pytest.raises(LookupError, match=r"has no"):
             source(name)
+
+
+# --- What the build adds ----------------------------------------------------------
+
+
+def test_a_citation_leads_to_an_entry() -> None:
+    text = (ROOT / "book" / "bibliography.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.*)", text, re.MULTILINE)
+    assert headings == sorted(set(headings), key=str.lower)
+    entries = {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in headings
+    }
+    pages = [prose(path) for path in CHAPTERS]
+    pages += [path.read_text(encoding="utf-8") for path in PAGES]
+    cited = set(re.findall(r"bibliography\.md#([\w-]+)", "\n".join(pages)))
+    assert cited <= entries
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Two queries and a key.", ["query", "key"]),
+        ("GELU is not gelu, Keys are keys.", ["GELU", "key", "key"]),
+        ("A layer norm is no layer.", ["layer norm"]),
+        ("A monkey, key-value", []),
+    ],
+)
+def test_terms_are_found_in_their_spellings(text: str, found: list[str]) -> None:
+    pytest.importorskip("sphinx", reason="the packages that build the site")
+    terms = load_tool("enrich").Terms(["GELU", "key", "layer norm", "query"])
+    assert [term for _, _, term in terms.find(text)] == found
 
 
 # --- The notebook tool -------------------------------------------------------------

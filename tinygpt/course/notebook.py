@@ -88,7 +88,7 @@ def glue(name: str, value: Any, form: str = "") -> None:
 
     `form` is a format specification: `glue("loss", 3.14159, ".2f")` stores "3.14", in
     the output of the cell, which shows nothing. `book/notebooks.py` puts it into the
-    text, between `<!-- n:loss -->` and `<!-- / -->`. Outside a notebook nothing happens.
+    text, between `<!-- n:loss -->` and `<!-- / -->`. Elsewhere nothing happens.
     """
     if "IPython" not in sys.modules:
         return
