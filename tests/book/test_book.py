@@ -61,7 +61,12 @@ MODULES = {
 }
 # What it may use besides: parts of its own room, and what is explained later.
 BESIDES = {
-    "01_tokenization": {"text.bpe", "text.bpe_training", "text.corpora"},
+    "01_tokenization": {
+        "text.bpe",
+        "text.bpe_training",
+        "text.corpora",
+        "text.documents",
+    },
     "07_training": {
         "files",
         "generation.generate",
@@ -265,13 +270,14 @@ def test_every_exercise_has_a_check_and_a_solution_that_passes(path: Path) -> No
     assert set(checks) == {e.name for e in exercises() if e.name.startswith(name + ".")}
 
     mpl.use("Agg")
-    first = cells(path, "code")[0].source
+    tree = ast.parse(code(path))
+    imports = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]
     solutions = re.findall(
         r"<summary>Solution</summary>\n\n```python\n(.*?)```", text, re.DOTALL
     )
     for source, (check, answer) in zip(solutions, checks.items(), strict=True):
         space: dict[str, Any] = {}
-        exec(first, space)
+        exec("\n".join(map(ast.unparse, imports)), space)
         exec(source, space)
         verdict = tinygpt.check_answer(check, space[answer])
         assert verdict, f"{check}: {verdict}"
