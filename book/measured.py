@@ -2,12 +2,14 @@
 
     {measured}`generation/speed/2M/batch 1/ratio/median|.1f`
 
-is the number under these keys of benchmarks/results/generation.json, in that format.
-The directive `measured-rows` is the table of all benchmarks: goal beside result. What
-it leaves out: measuring (see `make bench`) and figures (see benchmarks/draw.py).
+is the number under these keys of benchmarks/results/generation.json, in that format; in
+a table the | is written \\|. The directive `measured-rows` is the table of all
+benchmarks. What it leaves out: measuring (see `make bench`), the goals that somebody set
+(see benchmarks/summary.py), and figures (see benchmarks/draw.py).
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from docutils.parsers.rst import Directive
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 sys.path.insert(0, str(ROOT / "benchmarks"))
-REACHED = {True: "reached", False: "not reached", None: "–"}
+CODE_OR_POWER = re.compile(r"`([^`]+)`|\^(-?[\d.]+\d)")
 
 
 def look_up(quoted: str) -> str:
@@ -27,7 +29,7 @@ def look_up(quoted: str) -> str:
     Raises:
         KeyError: there is no such file or key.
     """
-    path, _, style = quoted.partition("|")
+    path, _, style = quoted.replace("\\|", "|").partition("|")
     name, *keys = path.split("/")
     file = RESULTS / f"{name}.json"
     if not file.is_file():
@@ -57,28 +59,43 @@ def all_rows() -> list[dict[str, Any]]:
 
 
 class MeasuredRows(Directive):
-    """The table: what, goal, result, reached."""
+    """The table: what was compared, and the result."""
 
     def run(self) -> list[nodes.Node]:
         """Build the table."""
         table = nodes.table(classes=["measured"])
-        group = nodes.tgroup(cols=4)
+        group = nodes.tgroup(cols=2)
         table += group
-        group += [nodes.colspec(colwidth=width) for width in (5, 2, 6, 2)]
+        group += [nodes.colspec(colwidth=width) for width in (1, 1)]
         head, body = nodes.thead(), nodes.tbody()
         group += [head, body]
-        head += self._line("what", "goal", "measured", "reached")
-        for row in all_rows():
-            said = REACHED[row["reached"]]
-            body += self._line(row["row"], row["goal"] or "–", row["result"], said)
+        head += self._line("what", "measured")
+        body += [self._line(row["row"], row["result"]) for row in all_rows()]
         return [table]
 
     @staticmethod
     def _line(*cells: str) -> nodes.row:
         line = nodes.row()
         for cell in cells:
-            line += nodes.entry("", nodes.paragraph("", cell))
+            line += nodes.entry("", nodes.paragraph("", "", *formatted(cell)))
         return line
+
+
+def formatted(cell: str) -> list[nodes.Node]:
+    """The nodes of a benchmark's plain text: `code`, powers, and x for times."""
+    cell = re.sub(r"(?<=\d)x(?!\w)", "×", cell).replace(" ~ ", " ∝ ")
+    found: list[nodes.Node] = []
+    at = 0
+    for match in CODE_OR_POWER.finditer(cell):
+        found.append(nodes.Text(cell[at : match.start()]))
+        code, power = match.groups()
+        found.append(
+            nodes.literal("", code)
+            if code
+            else nodes.superscript("", power.replace("-", "−"))
+        )
+        at = match.end()
+    return [*found, nodes.Text(cell[at:])]
 
 
 def setup(app: Any) -> dict[str, bool]:
