@@ -1,11 +1,11 @@
-"""A Sphinx extension: numbers on a page come from benchmarks/results, not from typing.
+r"""A Sphinx extension: numbers on a page come from benchmarks/results, not from typing.
 
     {measured}`generation/speed/2M/batch 1/ratio/median|.1f`
 
-is the number under these keys of benchmarks/results/generation.json, in that format; in
-a table the | is written \\|. The directive `measured-rows` is the table of all
-benchmarks. What it leaves out: measuring (see `make bench`), the goals that somebody set
-(see benchmarks/summary.py), and figures (see benchmarks/draw.py).
+is the number under these keys of benchmarks/results/generation.json, in that format (in
+a table, \| stands for the |). The directive `measured-rows` is the table of all
+benchmarks. What it leaves out: measuring (see `make bench`), the goals that somebody
+set (see benchmarks/summary.py), and figures (see benchmarks/draw.py).
 """
 
 import json
