@@ -172,7 +172,8 @@ def main() -> None:
         row(
             f"growth, step against {name}",
             "",
-            f"time ~ {name}^{c['seconds']['b']:.2f}, memory ~ {c['bytes']['b']:.2f}",
+            f"time ~ {name}^{c['seconds']['b']:.2f}, "
+            f"memory ~ {name}^{c['bytes']['b']:.2f}",
         )
         for name, c in cost.items()
     ]

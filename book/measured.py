@@ -20,7 +20,7 @@ from docutils.parsers.rst import Directive
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 sys.path.insert(0, str(ROOT / "benchmarks"))
-CODE_OR_POWER = re.compile(r"`([^`]+)`|\^(-?[\d.]+\d)")
+CODE_OR_POWER = re.compile(r"`([^`]+)`|(--[\w-]+)|\^(-?[\d.]+\d)")
 
 
 def look_up(quoted: str) -> str:
@@ -82,17 +82,17 @@ class MeasuredRows(Directive):
 
 
 def formatted(cell: str) -> list[nodes.Node]:
-    """The nodes of a benchmark's plain text: `code`, powers, and x for times."""
+    """The nodes of a benchmark's text: `code`, an --option, powers, x for times."""
     cell = re.sub(r"(?<=\d)x(?!\w)", "×", cell).replace(" ~ ", " ∝ ")
     found: list[nodes.Node] = []
     at = 0
     for match in CODE_OR_POWER.finditer(cell):
         found.append(nodes.Text(cell[at : match.start()]))
-        code, power = match.groups()
+        code, option, power = match.groups()
         found.append(
-            nodes.literal("", code)
-            if code
-            else nodes.superscript("", power.replace("-", "−"))
+            nodes.superscript("", power.replace("-", "−"))
+            if power
+            else nodes.literal("", code or option)
         )
         at = match.end()
     return [*found, nodes.Text(cell[at:])]

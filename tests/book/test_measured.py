@@ -50,6 +50,22 @@ def test_a_number_is_found_and_formatted() -> None:
     assert measured.look_up("growth/scaling/by_tokens/b|.1f") == f"{law['b']:.1f}"
 
 
+def test_a_number_in_a_table_may_have_an_escaped_bar() -> None:
+    plain = "growth/scaling/by_tokens/b|.1f"
+    assert measured.look_up(plain.replace("|", "\\|")) == measured.look_up(plain)
+
+
+def test_code_and_powers_of_a_row_are_set_as_such() -> None:
+    found = measured.formatted("`python` is 1.2x, time ~ size^-0.05.")
+    assert [(n.tagname, n.astext()) for n in found] == [
+        ("#text", ""),
+        ("literal", "python"),
+        ("#text", " is 1.2×, time ∝ size"),
+        ("superscript", "−0.05"),
+        ("#text", "."),
+    ]
+
+
 def test_every_row_says_goal_result_and_whether_it_is_reached() -> None:
     for row in measured.all_rows():
         assert set(row) == {"row", "goal", "result", "reached"}

@@ -157,6 +157,16 @@ def test_links_inside_the_site_lead_somewhere(site: Path) -> None:
     assert broken == []
 
 
+@each_page
+def test_no_markup_is_left_in_the_text(site: Path, name: str) -> None:
+    """Roles and directives that the build did not know, numbers that were not there."""
+    text = (site / f"{name}.html").read_text(encoding="utf-8")
+    (article,) = re.findall(r"<article.*?</article>", text, re.DOTALL)
+    prose = re.sub(r"<(pre|script|style)\b.*?</\1>", "", article, flags=re.DOTALL)
+    left = r"\{[a-z][\w:-]*\}\s*(?:`|<code)|:::|```|<(?:p|td)>\s*(?:None|nan)\s*</"
+    assert re.findall(left, prose) == []
+
+
 def test_pages_carry_what_the_outside_wants_to_know(site: Path) -> None:
     intro = (site / "book" / "intro.html").read_text(encoding="utf-8")
     for wanted in ('property="og:title"', 'property="og:image"', 'rel="icon"'):
