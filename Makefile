@@ -43,7 +43,7 @@ bench: .venv/.bench ## measure speed against others (QUICK=1: a first look, 5 mi
 	@$(if $(QUICK),,$(BIN)/python benchmarks/draw.py)
 	@echo && $(BIN)/python benchmarks/summary.py $(if $(QUICK),--quick)
 
-models: .venv/.core ## train the models in data/ again (about 45 minutes)
+models: .venv/.core ## train the models in data/ again (about an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python resources/models.py $(ARGS)
 
 # Two workers with one thread each: as fast as two cores allow, and repeatable. They take

@@ -1,12 +1,12 @@
 """Train the small models that ship in data/, and state what they are.
 
-    python resources/models.py [tiny] [pocket-gpt2] [pocket-chat]
+    python resources/models.py [tiny] [story] [pocket-gpt2] [pocket-chat]
 
-`tiny` is the preset of that name, which chapter 07 trains. `pocket-gpt2` has GPT-2's
-shape and has read the stories and the handbook; `pocket-chat` is pocket-gpt2 after
-copying practice and the shop's chats. Each is trained by the `tinygpt` command, stored
-in float16, described in a card, and entered with its fingerprint in data/README.md. A
-training that was interrupted goes on where it stopped.
+`tiny` is the preset of that name, which chapter 07 trains. `story` has GPT-2's shape
+and has read the stories; the larger `pocket-gpt2` the handbook too; `pocket-chat` is
+pocket-gpt2 after copying practice and the shop's chats. Each is trained by the
+`tinygpt` command, stored in float16, described in a card, and entered with its
+fingerprint in data/README.md. A training that was interrupted goes on where it stopped.
 """
 
 import hashlib
@@ -33,6 +33,7 @@ from tinygpt.presets import PRESETS
 from tinygpt.text.corpora import load_chats
 from tinygpt.text.documents import split_text
 from tinygpt.training.checkpoint import RunFolder
+from tinygpt.training.dial import bits_by_counting
 from tinygpt.training.tensor_file import save_tensors
 from tinygpt.training.text_data import TextData
 
@@ -62,7 +63,6 @@ on {threads}. Another processor or number of threads gives slightly different on
 CC0, like the texts it was trained on.
 """
 TINY = "train --preset tiny --dtype float32"
-POCKET = "train --preset pocket"
 TUNE = (
     "--optimizer muon --muon-lr 0.01 --beta1 0.8 --batch-size 16 --warmup-steps 10 "
     "--schedule linear --renumber --patience None"
@@ -77,6 +77,7 @@ CHAT = (
     f"--eval-interval 100 {TUNE}"
 )
 PRACTISED = 2000  # conversations
+SIMPLE = ("unigram", "bigram", "Kneser-Ney", "xz")
 
 
 # --- Training ---------------------------------------------------------------------
@@ -101,9 +102,14 @@ def train_tiny() -> None:
     save_tensors(to / "best.safetensors", half, {"step": metadata["step"]})
 
 
+def train_story() -> None:
+    """GPT-2's shape after the stories, in GPT-2's format."""
+    export(train("train --preset story", "story"))
+
+
 def train_pocket() -> None:
-    """GPT-2's shape after the stories and the handbook, in GPT-2's format."""
-    export(train(POCKET, "pocket-gpt2"))
+    """GPT-2's shape, larger, after the stories and the handbook, in GPT-2's format."""
+    export(train("train --preset pocket", "pocket-gpt2"))
 
 
 def train_chat() -> None:
@@ -154,62 +160,77 @@ def tiny_card() -> dict[str, object]:
     }
 
 
+def story_card() -> dict[str, object]:
+    """What the card of `story` says."""
+    card = gpt2_card("story", "story", ["stories"])
+    return card | {
+        "what": f"The model of chapters 01 to 07: {card['what']}",
+        "data": "the training part of `data/stories.txt`, in tokens of `course-4k`",
+        "use": "a trained model small enough to look into every part of it",
+        "limits": "it has read short stories in simple words, and nothing else. Its "
+        "sentences are mostly whole, its stories lose their thread; it knows no facts.",
+    }
+
+
 def pocket_card() -> dict[str, object]:
     """What the card of `pocket-gpt2` says."""
-    model, tokenizer = load_model(DATA / "pocket-gpt2")
-    c = model.config
-    rows, bits = [], {}
-    for name in ("stories", "handbook"):
-        text = TextData(name, tokenizer, c.context_length)
-        bits[name] = text.evaluate(model).bits_per_byte
-        others = text.baselines()
-        kinds = " | ".join(
-            f"{others[kind]:.2f}" for kind in ("unigram", "bigram", "xz")
-        )
-        rows.append(f"| {name} | {bits[name]:.4f} | {kinds} |")
-    samples = "\n\n".join(pocket_samples())
-    return {
-        "what": "A GPT-2-shaped model small enough to ship with a course: "
-        f"{c.n_layers} blocks, {c.n_heads} heads, d_model {c.d_model}, context "
-        f"{c.context_length}, learned positions, pre-norm, tanh GELU, tied head; "
-        '`tinygpt.load("pocket-gpt2")` and transformers\' '
-        '`AutoModelForCausalLM.from_pretrained("data/pocket-gpt2")` both load it.',
-        "parameters": model.n_parameters(),
+    card = gpt2_card("pocket-gpt2", "pocket", ["stories", "handbook"])
+    return card | {
+        "what": f"A model small enough to ship with a course: {card['what']}",
         "data": "the training parts of `data/stories.txt` and, twice as often, of "
         "`data/sales_handbook.txt`, in tokens of `course-4k`",
-        "command": f"`tinygpt {POCKET}`",
-        "seed": PRESETS["pocket"].train.seed,
-        "bits_per_byte": bits["handbook"],
-        "result": f"{bits['stories']:.4f} bits per byte on the validation part of the "
-        f"stories, {bits['handbook']:.4f} on that of the handbook (see below)",
         "use": "a trained model to look inside, and a start for fine-tuning, on any "
         "laptop and without a network",
         "limits": "it has read short stories in simple words and one book about "
         "selling, and nothing else. Its sentences are whole, its stories lose their "
         "thread; it knows no facts, and its answers must not be used as advice.",
-        "more": "## Bits per byte beside predictors without a network\n\n"
-        "| validation part | this model | unigram | bigram | xz |\n"
-        "|---|---|---|---|---|\n"
-        + "\n".join(rows)
-        + "\n\n## Twenty samples, none of them picked\n\nThe first words of "
-        "ten validation stories and of ten places in the validation part of the "
-        "handbook, in **bold**, and what the model writes after them at temperature "
-        f"0.8 (seeds 1 to 20, at most 60 tokens).\n\n{samples}\n",
     }
 
 
-def pocket_samples() -> Iterator[str]:
-    """Twenty beginnings from both validation parts, and what the model adds."""
-    llm = LLM.load(DATA / "pocket-gpt2")
-    _, stories = split_text("stories")
-    _, (handbook,) = split_text("handbook")
-    paragraphs = [p for p in handbook.split("\n") if len(p.split()) > 20]
-    texts = [of[i * len(of) // 10] for of in (stories, paragraphs) for i in range(10)]
-    for seed, text in enumerate(texts, start=1):
-        start = " ".join(text.split()[:5])
+def gpt2_card(name: str, preset: str, read: list[str]) -> dict[str, object]:
+    """What the card of a model says that has GPT-2's shape and has `read` these."""
+    model, tokenizer = load_model(DATA / name)
+    c = model.config
+    rows, bits = [], []
+    for text in [TextData(source, tokenizer, c.context_length) for source in read]:
+        bits.append(text.evaluate(model).bits_per_byte)
+        simple = text.baselines() | {"Kneser-Ney": bits_by_counting(text)}
+        others = " | ".join(f"{simple[kind]:.2f}" for kind in SIMPLE)
+        rows.append(f"| {text.name} | {bits[-1]:.4f} | {others} |\n")
+    on = " and ".join(f"{b:.4f} on the {r}" for b, r in zip(bits, read, strict=True))
+    head = " | ".join(["validation part", "this model", *SIMPLE])
+    return {
+        "what": f"GPT-2's shape with {c.n_layers} blocks, {c.n_heads} heads, d_model "
+        f"{c.d_model}, context {c.context_length}, learned positions, pre-norm, tanh "
+        f'GELU, tied head; `tinygpt.load("{name}")` and transformers\' '
+        f'`AutoModelForCausalLM.from_pretrained("data/{name}")` both load it.',
+        "parameters": model.n_parameters(),
+        "command": f"`tinygpt train --preset {preset}`",
+        "seed": PRESETS[preset].train.seed,
+        "bits_per_byte": bits[-1],
+        "result": f"bits per byte, validation part: {on} (see below)",
+        "more": "## Bits per byte beside predictors without a network\n\n"
+        f"Kneser-Ney counts sequences of four tokens.\n\n| {head} |\n"
+        f"|---|---|---|---|---|---|\n{''.join(rows)}\n"
+        f"## {10 * len(read)} samples, none of them picked\n\nThe first words of ten "
+        f"places in the validation part of each text ({', '.join(read)}), in **bold**, "
+        "and what the model writes after them at temperature 0.8 (seeds from 1 up, at "
+        "most 60 tokens).\n\n" + "\n\n".join(samples(name, read)) + "\n",
+    }
+
+
+def samples(name: str, read: list[str]) -> Iterator[str]:
+    """Ten beginnings from the validation part of each text, and what the model adds."""
+    llm = LLM.load(DATA / name)
+    starts = []
+    for source in read:
+        _, of = split_text(source)
+        if len(of) == 1:  # a text in one piece
+            of = [part for part in of[0].split("\n") if len(part.split()) > 20]
+        starts += [" ".join(of[i * len(of) // 10].split()[:5]) for i in range(10)]
+    for seed, start in enumerate(starts, start=1):
         written = llm.generate(start, 60, seed=seed).removeprefix(start)
-        said = " ".join(written.split())
-        yield f"{seed}. **{start}** {said}"
+        yield f"{seed}. **{start}** {' '.join(written.split())}"
 
 
 BEYOND = ("What is the capital of France?", "Write me a poem about the sea.")
@@ -308,6 +329,7 @@ def write_rows() -> None:
 
 MODELS: dict[str, tuple[Callable[[], None], Callable[[], dict[str, object]]]] = {
     "tiny": (train_tiny, tiny_card),
+    "story": (train_story, story_card),
     "pocket-gpt2": (train_pocket, pocket_card),
     "pocket-chat": (train_chat, chat_card),
 }

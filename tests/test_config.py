@@ -230,7 +230,7 @@ def test_preset_survives_a_round_trip(name: str) -> None:
 
 def test_presets_are_the_ones_promised() -> None:
     gpt2 = ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
-    assert set(presets.PRESETS) == {"tiny", "pocket", "seed", *gpt2}
+    assert set(presets.PRESETS) == {"tiny", "story", "pocket", "seed", *gpt2}
     for name in gpt2:
         assert presets.PRESETS[name].model.head_dim == 64
 

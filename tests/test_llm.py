@@ -284,7 +284,7 @@ def test_there_is_no_such_model(here: Path) -> None:
             tinygpt.load(name)
 
 
-@pytest.mark.parametrize("name", ["tiny", "pocket-gpt2", "pocket-chat"])
+@pytest.mark.parametrize("name", ["story", "tiny", "pocket-gpt2", "pocket-chat"])
 def test_the_models_that_ship(name: str) -> None:
     llm = tinygpt.load(name)
     assert llm.generate("The", 3, seed=1).startswith("The")

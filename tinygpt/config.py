@@ -225,8 +225,8 @@ class FinetuneConfig(TrainConfig):
     """One fine-tuning run. The defaults suit pocket-gpt2 and the shop's chats."""
 
     model: str = "pocket-gpt2"
-    """pocket-gpt2, gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2, a folder in
-    GPT-2's format, or a run folder."""
+    """pocket-gpt2, story, gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2, a folder
+    in GPT-2's format, or a run folder."""
     data: str = "shop-chats"
     """shop-chats, support-chats, a .jsonl file of chats, or any text."""
     renumber: bool = False

@@ -77,8 +77,28 @@ PRESETS = {
             last_windows=180,  # all of the handbook
         ),
     ),
-    # GPT-2's shape at pocket size, trained with care: the model that ships. The shorter
-    # text is read twice as often.
+    # GPT-2's shape, small enough to look into: the model of chapters 01 to 07.
+    "story": Preset(
+        GPTConfig(context_length=128, d_model=128, n_heads=4, n_layers=4),
+        TrainConfig(
+            data="stories",
+            tokenizer="course-4k",
+            steps=2300,
+            optimizer="muon",
+            lr=2e-3,
+            embedding_lr=0.012,
+            beta1=0.8,
+            weight_decay=0.5,
+            warmup_steps=20,
+            schedule="linear",
+            final_lr_fraction=0.1,
+            average_fraction=0.2,
+            eval_interval=230,
+            eval_windows=100,
+        ),
+    ),
+    # GPT-2's shape at pocket size, trained with care. The shorter text is read twice as
+    # often.
     "pocket": Preset(
         GPTConfig(context_length=128, d_model=192, n_heads=6, n_layers=6),
         TrainConfig(

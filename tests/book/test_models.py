@@ -1,6 +1,7 @@
 """The models that `make models` trains: small, usable, and as good as their cards say.
 
-What it leaves out: pocket-gpt2 (`test_pocket`), and how pages run them (`test_web`).
+What it leaves out: story and pocket-gpt2 (`test_pocket`), and how pages run them
+(`test_web`).
 """
 
 import re

@@ -239,7 +239,7 @@ def test_what_cannot_be_resumed_is_left_alone(
     assert {p: p.read_bytes() for p in path.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["tiny", "pocket-gpt2", "pocket-chat"])
+@pytest.mark.parametrize("name", ["story", "tiny", "pocket-gpt2", "pocket-chat"])
 def test_models_that_ship_have_names(name: str) -> None:
     model, tokenizer = load_model(name)
     assert not model.training

@@ -794,18 +794,19 @@ def test_an_export_replaces_only_a_model(folder: Path, tmp_path: Path) -> None:
     assert load_gpt2(tmp_path / "new")[0].config == model.config
 
 
-def test_pocket_gpt2_is_the_shipped_folder(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["story", "pocket-gpt2", "pocket-chat"])
+def test_a_name_of_the_course_is_a_shipped_folder(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
-    def shipped(name: str) -> Path:
-        asked.append(name)
+    def shipped(file: str) -> Path:
+        asked.append(file)
         return folder / "config.json"
 
     monkeypatch.setattr(pretrained, "shipped", shipped)
-    assert load_gpt2("pocket-gpt2")[0].config.d_model == 30
-    assert asked == ["pocket-gpt2/config.json"]
+    assert load_gpt2(name)[0].config.d_model == 30
+    assert asked == [f"{name}/config.json"]
 
 
 # --- The hub ------------------------------------------------------------------------

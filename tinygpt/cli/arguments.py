@@ -169,7 +169,7 @@ class ModelChoice:
     """Which model to use."""
 
     model: str | None = None
-    """tiny, pocket-gpt2, pocket-chat, gpt2, gpt2-medium, gpt2-large, gpt2-xl,
+    """story, tiny, pocket-gpt2, pocket-chat, gpt2, gpt2-medium, gpt2-large, gpt2-xl,
     distilgpt2, a run's name or folder, or a folder in GPT-2's format; the latest run in
     ./runs if not given."""
 

@@ -39,9 +39,8 @@ PROMPTS = (
     "My parcel has not arrived yet.",
     "Do you have a gift card?",
 )
-# Models that ship with the course, and a file of each.
-SHIPPED = {"tiny": "run.json", "pocket-chat": "config.json"}
-MODEL_NAMES = (*SHIPPED, *PRETRAINED_NAMES)
+TINY = "tiny"  # ships as a run folder
+MODEL_NAMES = (TINY, *PRETRAINED_NAMES)
 KEPT = (  # settings that a resumed run cannot change
     "model",
     "data",
@@ -100,8 +99,8 @@ def load_run(path: str | Path) -> tuple[GPT, Tokenizer, dict[str, Any]]:
 
 
 def _load_model(source: str | Path, above: tuple[Path, ...]) -> tuple[GPT, Tokenizer]:
-    if source in SHIPPED:
-        source = shipped(f"{source}/{SHIPPED[str(source)]}").parent
+    if source == TINY:
+        source = shipped(f"{TINY}/run.json").parent
     if source in PRETRAINED_NAMES or not RunFolder(source).exists:
         return load_gpt2(source)
     model, tokenizer, _ = _load_run(Path(source), above)

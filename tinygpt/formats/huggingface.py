@@ -33,8 +33,8 @@ from tinygpt.formats.hf_tokenizer import (
 from tinygpt.formats.model_files import (
     CONFIG,
     INDEX,
-    POCKET,
     REPOSITORIES,
+    SHIPPED,
     TOKENIZER,
     WEIGHTS,
     AbsentError,
@@ -73,7 +73,7 @@ class _Place(NamedTuple):
 def load_gpt2(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
     """A model with GPT-2's architecture and its tokenizer, in float32, on the CPU.
 
-    `pocket-gpt2` comes with the course. The other names in `PRETRAINED_NAMES` are
+    Those in `SHIPPED` come with the course. The other names in `PRETRAINED_NAMES` are
     fetched by huggingface_hub and kept in its cache; HF_HUB_OFFLINE, HF_ENDPOINT and
     HF_HUB_CACHE act as that library says. Anything else is a folder in the same
     format (write ./gpt2 for a folder that bears one of the names). Weights in half
@@ -91,8 +91,8 @@ def load_gpt2(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
     if name_or_folder in REPOSITORIES:
         fetch = hub_files(REPOSITORIES[name])
     else:
-        pocket = name_or_folder == POCKET
-        path = shipped(f"{POCKET}/{CONFIG}").parent if pocket else Path(name_or_folder)
+        ours = name_or_folder in SHIPPED
+        path = shipped(f"{name}/{CONFIG}").parent if ours else Path(name)
         fetch, name = folder_files(path), path.absolute().name
     described = fetch(CONFIG)
     config = read_config(described)

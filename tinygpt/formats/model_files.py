@@ -10,7 +10,7 @@ from pathlib import Path
 from tinygpt.errors import UserError, require
 from tinygpt.files import why
 
-POCKET = "pocket-gpt2"
+SHIPPED = ("story", "pocket-gpt2", "pocket-chat")  # in data/, in GPT-2's format
 REPOSITORIES = {
     "gpt2": "openai-community/gpt2",
     "gpt2-medium": "openai-community/gpt2-medium",
@@ -18,7 +18,7 @@ REPOSITORIES = {
     "gpt2-xl": "openai-community/gpt2-xl",
     "distilgpt2": "distilbert/distilgpt2",
 }
-PRETRAINED_NAMES = (POCKET, *REPOSITORIES)
+PRETRAINED_NAMES = (*SHIPPED, *REPOSITORIES)
 
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
