@@ -8,7 +8,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 # The models that a page runs itself, each as one script file.
-WEB := $(patsubst %,book/_static/models/%/model.js,pocket-gpt2 pocket-chat tiny)
+WEB := $(patsubst %,book/_static/models/%/model.js,story pocket-gpt2 pocket-chat tiny)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .SECONDEXPANSION:
