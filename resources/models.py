@@ -2,11 +2,11 @@
 
     python resources/models.py [tiny] [story] [pocket-gpt2] [pocket-chat]
 
-`tiny` is the preset of that name, which chapter 07 trains. `story` has GPT-2's shape
-and has read the stories; the larger `pocket-gpt2` the handbook too; `pocket-chat` is
-pocket-gpt2 after copying practice and the shop's chats. Each is trained by the
-`tinygpt` command, stored in float16, described in a card, and entered with its
-fingerprint in data/README.md. A training that was interrupted goes on where it stopped.
+`tiny` is the preset that chapter 07 trains. `story` has GPT-2's shape and has read the
+stories, the larger `pocket-gpt2` the handbook too; `pocket-chat` is pocket-gpt2 after
+copying practice and the shop's chats. Each is trained by the `tinygpt` command, stored
+in float16, described in a card, and entered with its fingerprint in data/README.md; if
+it was interrupted, it goes on where it stopped.
 """
 
 import hashlib
@@ -63,6 +63,8 @@ on {threads}. Another processor or number of threads gives slightly different on
 CC0, like the texts it was trained on.
 """
 TINY = "train --preset tiny --dtype float32"
+STORY = "train --preset story --dtype bfloat16"
+POCKET = "train --preset pocket"
 TUNE = (
     "--optimizer muon --muon-lr 0.01 --beta1 0.8 --batch-size 16 --warmup-steps 10 "
     "--schedule linear --renumber --patience None"
@@ -104,12 +106,12 @@ def train_tiny() -> None:
 
 def train_story() -> None:
     """GPT-2's shape after the stories, in GPT-2's format."""
-    export(train("train --preset story", "story"))
+    export(train(STORY, "story"))
 
 
 def train_pocket() -> None:
     """GPT-2's shape, larger, after the stories and the handbook, in GPT-2's format."""
-    export(train("train --preset pocket", "pocket-gpt2"))
+    export(train(POCKET, "pocket-gpt2"))
 
 
 def train_chat() -> None:
@@ -166,9 +168,10 @@ def story_card() -> dict[str, object]:
     return card | {
         "what": f"The model of chapters 01 to 07: {card['what']}",
         "data": "the training part of `data/stories.txt`, in tokens of `course-4k`",
+        "command": f"`tinygpt {STORY}`",
         "use": "a trained model small enough to look into every part of it",
         "limits": "it has read short stories in simple words, and nothing else. Its "
-        "sentences are mostly whole, its stories lose their thread; it knows no facts.",
+        "stories lose their thread; it knows no facts.",
     }
 
 
@@ -176,11 +179,11 @@ def pocket_card() -> dict[str, object]:
     """What the card of `pocket-gpt2` says."""
     card = gpt2_card("pocket-gpt2", "pocket", ["stories", "handbook"])
     return card | {
-        "what": f"A model small enough to ship with a course: {card['what']}",
+        "what": f"A model to start from: {card['what']}",
         "data": "the training parts of `data/stories.txt` and, twice as often, of "
         "`data/sales_handbook.txt`, in tokens of `course-4k`",
-        "use": "a trained model to look inside, and a start for fine-tuning, on any "
-        "laptop and without a network",
+        "command": f"`tinygpt {POCKET}`",
+        "use": "a trained model to look inside, and a start for fine-tuning",
         "limits": "it has read short stories in simple words and one book about "
         "selling, and nothing else. Its sentences are whole, its stories lose their "
         "thread; it knows no facts, and its answers must not be used as advice.",
@@ -191,26 +194,25 @@ def gpt2_card(name: str, preset: str, read: list[str]) -> dict[str, object]:
     """What the card of a model says that has GPT-2's shape and has `read` these."""
     model, tokenizer = load_model(DATA / name)
     c = model.config
-    rows, bits = [], []
+    rows, on = [], []
     for text in [TextData(source, tokenizer, c.context_length) for source in read]:
-        bits.append(text.evaluate(model).bits_per_byte)
+        bits = text.evaluate(model).bits_per_byte
         simple = text.baselines() | {"Kneser-Ney": bits_by_counting(text)}
         others = " | ".join(f"{simple[kind]:.2f}" for kind in SIMPLE)
-        rows.append(f"| {text.name} | {bits[-1]:.4f} | {others} |\n")
-    on = " and ".join(f"{b:.4f} on the {r}" for b, r in zip(bits, read, strict=True))
-    head = " | ".join(["validation part", "this model", *SIMPLE])
+        rows.append(f"| {text.name} | {bits:.4f} | {others} |\n")
+        on.append(f"{bits:.4f} bits per byte on the validation part of {text.name}")
     return {
         "what": f"GPT-2's shape with {c.n_layers} blocks, {c.n_heads} heads, d_model "
         f"{c.d_model}, context {c.context_length}, learned positions, pre-norm, tanh "
         f'GELU, tied head; `tinygpt.load("{name}")` and transformers\' '
         f'`AutoModelForCausalLM.from_pretrained("data/{name}")` both load it.',
         "parameters": model.n_parameters(),
-        "command": f"`tinygpt train --preset {preset}`",
         "seed": PRESETS[preset].train.seed,
-        "bits_per_byte": bits[-1],
-        "result": f"bits per byte, validation part: {on} (see below)",
+        "bits_per_byte": bits,
+        "result": f"{', '.join(on)} (see below)",
         "more": "## Bits per byte beside predictors without a network\n\n"
-        f"Kneser-Ney counts sequences of four tokens.\n\n| {head} |\n"
+        "Kneser-Ney counts sequences of four tokens.\n\n"
+        f"| validation part | this model | {' | '.join(SIMPLE)} |\n"
         f"|---|---|---|---|---|---|\n{''.join(rows)}\n"
         f"## {10 * len(read)} samples, none of them picked\n\nThe first words of ten "
         f"places in the validation part of each text ({', '.join(read)}), in **bold**, "

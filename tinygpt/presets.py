@@ -83,7 +83,7 @@ PRESETS = {
         TrainConfig(
             data="stories",
             tokenizer="course-4k",
-            steps=2300,
+            steps=2500,
             optimizer="muon",
             lr=2e-3,
             embedding_lr=0.012,
@@ -93,7 +93,7 @@ PRESETS = {
             schedule="linear",
             final_lr_fraction=0.1,
             average_fraction=0.2,
-            eval_interval=230,
+            eval_interval=250,
             eval_windows=100,
         ),
     ),
