@@ -183,7 +183,8 @@ def pocket_card() -> dict[str, object]:
         "data": "the training parts of `data/stories.txt` and, twice as often, of "
         "`data/sales_handbook.txt`, in tokens of `course-4k`",
         "command": f"`tinygpt {POCKET}`",
-        "use": "a trained model to look inside, and a start for fine-tuning",
+        "use": "a trained model to look inside, and a start for fine-tuning, on any "
+        "laptop and without a network",
         "limits": "it has read short stories in simple words and one book about "
         "selling, and nothing else. Its sentences are whole, its stories lose their "
         "thread; it knows no facts, and its answers must not be used as advice.",
@@ -200,7 +201,8 @@ def gpt2_card(name: str, preset: str, read: list[str]) -> dict[str, object]:
         simple = text.baselines() | {"Kneser-Ney": bits_by_counting(text)}
         others = " | ".join(f"{simple[kind]:.2f}" for kind in SIMPLE)
         rows.append(f"| {text.name} | {bits:.4f} | {others} |\n")
-        on.append(f"{bits:.4f} bits per byte on the validation part of {text.name}")
+        on.append(f"{bits:.4f} for the {text.name}")
+    places = " and of ten in that of the ".join(read)
     return {
         "what": f"GPT-2's shape with {c.n_layers} blocks, {c.n_heads} heads, d_model "
         f"{c.d_model}, context {c.context_length}, learned positions, pre-norm, tanh "
@@ -209,15 +211,15 @@ def gpt2_card(name: str, preset: str, read: list[str]) -> dict[str, object]:
         "parameters": model.n_parameters(),
         "seed": PRESETS[preset].train.seed,
         "bits_per_byte": bits,
-        "result": f"{', '.join(on)} (see below)",
+        "result": f"{', '.join(on)}: bits per byte on what was held back (see below)",
         "more": "## Bits per byte beside predictors without a network\n\n"
         "Kneser-Ney counts sequences of four tokens.\n\n"
         f"| validation part | this model | {' | '.join(SIMPLE)} |\n"
         f"|---|---|---|---|---|---|\n{''.join(rows)}\n"
-        f"## {10 * len(read)} samples, none of them picked\n\nThe first words of ten "
-        f"places in the validation part of each text ({', '.join(read)}), in **bold**, "
-        "and what the model writes after them at temperature 0.8 (seeds from 1 up, at "
-        "most 60 tokens).\n\n" + "\n\n".join(samples(name, read)) + "\n",
+        f"## {10 * len(read)} samples, none of them picked\n\n"
+        f"The first words of ten places in the validation part of the {places}, in "
+        "**bold**, and what the model writes after them at temperature 0.8 (seeds from "
+        "1 up, at most 60 tokens).\n\n" + "\n\n".join(samples(name, read)) + "\n",
     }
 
 
