@@ -651,7 +651,7 @@ def test_broken_and_absent_files(folder: Path) -> None:
         (folder / name).unlink()
         with pytest.raises(UserError, match=f"has no {name}"):
             load_gpt2(folder)
-    with pytest.raises(UserError, match=r"There is no folder .*nowhere: give pocket-"):
+    with pytest.raises(UserError, match=r"There is no folder .*nowhere: give story, "):
         load_gpt2(folder / "nowhere")
 
 
