@@ -187,7 +187,7 @@ def test_a_tokenizer_stands_where_its_name_may(folder: Path, llm: LLM) -> None:
         ({"qqqqqq": 8}, "there is no setting 'qqqqqq'"),
         ({"vocab_size": 99}, "the tokenizer decides the vocab_size"),
         ({"preset": "tinny"}, "there is no preset 'tinny' (did you mean 'tiny'?)"),
-        ({"preset": "x"}, "there is no preset 'x': choose tiny, pocket"),
+        ({"preset": "x"}, "there is no preset 'x': choose tiny, story, pocket"),
         ({"steps": -1}, "steps must be at least 1, not -1"),
         ({"name": "../x"}, "'../x' is not a name"),
         ({"name": ""}, "'' is not a name"),
