@@ -67,6 +67,7 @@ BESIDES = {
         "text.corpora",
         "text.documents",
     },
+    "04_attention": {"model.gpt"},  # for an untrained twin of the trained model
     "07_training": {
         "files",
         "generation.generate",
