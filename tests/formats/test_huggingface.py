@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import tokenizers
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny_chat import write_chats
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import (
@@ -31,9 +34,11 @@ from transformers import (
     GPT2Tokenizer,
 )
 
+from tinygpt.cli.main import main
 from tinygpt.config import GPTConfig
 from tinygpt.errors import UserError
 from tinygpt.finetuning.chat import add_speakers, chat_prompt, render
+from tinygpt.finetuning.run import load_model
 from tinygpt.formats import huggingface as pretrained
 from tinygpt.formats.hf_tokenizer import (
     byte_letters,
@@ -48,6 +53,7 @@ from tinygpt.text.bpe import DIGITS_PATTERN, GPT2_PATTERN, OUR_PATTERNS
 from tinygpt.text.bpe_training import train_bpe
 from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
 
+CHAPTER = Path(__file__).parents[2] / "chapters/08_finetuning.ipynb"
 END = "<|endoftext|>"
 BYTES = Tokenizer(
     "bytes", {bytes([b]): b for b in range(256)}, special_tokens={END: 256}
@@ -292,23 +298,58 @@ def test_half_precision_file(tmp_path: Path) -> None:
         assert torch.equal(mine, original.half().float())
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_old_files(dtype: torch.dtype, folder: Path) -> None:
-    """No prefix, causal masks among the weights, half precision, the tied head too."""
+def age(tensors: dict[str, Tensor], prefix: str, dtype: torch.dtype) -> None:
+    """As OpenAI's own file is: causal masks among the weights, its prefix if any."""
+    for name in list(tensors):
+        short = name.removeprefix("transformer.")
+        tensors[prefix + short] = tensors.pop(name).to(dtype)
+    size = len(tensors[f"{prefix}wpe.weight"])
+    for layer in range(SHAPES[0]["n_layer"]):
+        tensors[f"{prefix}h.{layer}.attn.bias"] = torch.ones(1, 1, size, size).tril()
+        tensors[f"{prefix}h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_old_files(dtype: torch.dtype, prefix: str, folder: Path) -> None:
+    """Masks among the weights, with and without prefix; the tied head is there too."""
     expected = reference(SHAPES[0]).to(dtype).float()
 
-    def age(tensors: dict[str, Tensor]) -> None:
-        for name in list(tensors):
-            tensors[name.removeprefix("transformer.")] = tensors.pop(name).to(dtype)
-        for layer in range(SHAPES[0]["n_layer"]):
-            tensors[f"h.{layer}.attn.bias"] = torch.ones(1, 1, 61, 61).tril()
-            tensors[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
-        tensors["lm_head.weight"] = tensors["wte.weight"].clone()
+    def change(tensors: dict[str, Tensor]) -> None:
+        age(tensors, prefix, dtype)
+        tensors["lm_head.weight"] = tensors[f"{prefix}wte.weight"].clone()
 
-    retensor(folder, age)
+    retensor(folder, change)
     ours, _ = load_gpt2(str(folder))
     ids = torch.randint(257, (2, 7))
     assert_close(ours(ids), expected(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_the_loop_that_chapter_08_shows_reads_old_files(
+    prefix: str, folder: Path
+) -> None:
+    retensor(folder, lambda tensors: age(tensors, prefix, torch.float32))
+    model, _ = load_gpt2(folder)
+    chapter = nbformat.read(CHAPTER, as_version=4)
+    (cell,) = (c.source for c in chapter.cells if "NAIVE_NAMES = {" in c.source)
+    compared = []
+
+    class Torch:
+        @staticmethod
+        def equal(theirs: Tensor, ours: Tensor) -> bool:
+            compared.append(ours)
+            return torch.equal(theirs, ours)
+
+    space = {
+        "model": model,
+        "torch": Torch,
+        "safe_open": safe_open,
+        "shipped": lambda name: folder / Path(name).name,
+        "Table": lambda heads, rows: rows,
+    }
+    exec(cell, space)
+    assert {id(p) for p in compared} == {id(p) for p in model.parameters()}
 
 
 def test_sharded_files(tmp_path: Path) -> None:
@@ -1015,3 +1056,58 @@ def test_environment_variables_and_offline_reuse(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", cache)
     assert load_gpt2("gpt2")[0].norm.bias.tolist() == expected
     assert len(hub.sent) == 3
+
+
+QUESTION = "Where is order 48?"
+
+
+@pytest.fixture(params=[False, True], ids=["all weights", "LoRA"])
+def tuned(
+    request: pytest.FixtureRequest,
+    hub: Hub,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Path:
+    """The exported folder of a model from the hub, fine-tuned and talked to."""
+    save(reference(SHAPES[0] | {"n_positions": 128}), folder)
+    retensor(folder, lambda tensors: age(tensors, "", torch.float32))
+    chats = write_chats(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    lora = ["--lora"] if request.param else []
+    options = ["--steps", "6", "--device", "cpu", "--dtype", "float32"]
+    main(["finetune", chats, "--model", "gpt2", "--name", "tuned", *options, *lora])
+    assert hub.bytes_of("model.safetensors") > 0
+    hub.repositories.clear()  # what is fetched once is not asked for again
+    capsys.readouterr()
+    lines = iter([QUESTION, "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    main(["chat", "--model", "tuned", "--max-new-tokens", "5", "--seed", "1"])
+    assert "Assistant: " in capsys.readouterr().out
+    main(["export", "--model", "tuned", "--out", "exported"])
+    return tmp_path / "exported"
+
+
+def test_from_the_hub_to_transformers_and_ctranslate2(tuned: Path) -> None:
+    model, tokenizer = load_model(tuned.parent / "runs" / "tuned")
+    theirs = AutoModelForCausalLM.from_pretrained(tuned).eval()
+    reader = AutoTokenizer.from_pretrained(tuned)
+    prompt = chat_prompt([{"role": "user", "content": QUESTION}], tokenizer)
+    ids = torch.tensor([prompt])
+    assert_close(model(ids), theirs(ids).logits, rtol=1e-5, atol=1e-5)
+
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    converted = tuned.parent / "converted"
+    ctranslate2.converters.TransformersConverter(str(tuned)).convert(str(converted))
+    generator = ctranslate2.Generator(str(converted), device="cpu")
+    (found,) = generator.generate_batch(
+        [reader.convert_ids_to_tokens(prompt)],
+        max_length=12,
+        sampling_topk=1,
+        include_prompt_in_result=False,
+        end_token=[],
+    )
+    greedy = list(generate(model, ids, 12, temperature=0.0))
+    assert found.sequences_ids[0] == [int(i) for i in greedy]

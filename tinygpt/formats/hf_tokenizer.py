@@ -144,6 +144,7 @@ def tokenizer_config_json(tokenizer: Tokenizer, context_length: int) -> dict[str
         "model_max_length": context_length,
         "bos_token": end,
         "eos_token": end,
+        "unk_token": end,  # as GPT-2's: never needed, but ctranslate2 wants one
         "clean_up_tokenization_spaces": False,
     }
     if all(token in special for token in SPEAKERS):
