@@ -5,6 +5,7 @@ looked at in `test_site`.
 """
 
 import ast
+import doctest
 import importlib
 import importlib.util
 import itertools
@@ -292,6 +293,13 @@ def test_every_term_is_in_the_glossary_once_and_in_order() -> None:
     pytest.importorskip("sphinx", reason="the packages that build the site")
     terms = load_tool("enrich").glossary_terms(text)
     assert terms == sorted(set(terms), key=str.lower)
+
+
+def test_the_two_tools_do_what_the_page_says() -> None:
+    path = ROOT / "book" / "two_tools.md"
+    found = doctest.testfile(str(path), module_relative=False, encoding="utf-8")
+    assert found.attempted > 5
+    assert found.failed == 0
 
 
 def dotted(path: Path) -> str:
