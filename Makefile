@@ -31,6 +31,9 @@ serve: book ## build the site and open it in the browser
 	@(sleep 1; $(BIN)/python -m webbrowser http://localhost:8000/) &
 	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory book/_build/html
 
+lab: .venv/.lab ## open the chapters in JupyterLab
+	$(BIN)/jupyter lab chapters
+
 # All benchmarks, sides in turn, then one table with the goals. The seed demo's own run
 # (benchmarks/seed_demo.py, half an hour or so) is made once and kept in its result. A
 # first look leaves out the text of a gigabyte and the browser.
@@ -81,6 +84,9 @@ LITGPT := litgpt==0.5.13 lightning==2.6.6 lightning-utilities==0.15.3 \
 	@$(BIN)/python -m pip install --quiet --no-deps --target .venv/litgpt --upgrade $(LITGPT)
 	@$(BIN)/python -m pip install --quiet "ctranslate2>=4.8"
 	@touch $@
+.venv/.lab: .venv/.book
+	@$(BIN)/python -m pip install --quiet "jupyterlab>=4.2"
+	@touch $@
 .venv/.core .venv/.book .venv/.dev: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("TinyGPT needs Python 3.10 or newer: make PYTHON=python3.12")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
@@ -88,4 +94,4 @@ LITGPT := litgpt==0.5.13 lightning==2.6.6 lightning-utilities==0.15.3 \
 	@$(BIN)/python -m pip install --quiet -c requirements.lock -e ".$(EXTRAS)"
 	@touch .venv/.core $@
 
-.PHONY: help train models book serve test fuzz lint bench clean
+.PHONY: help train models book serve lab test fuzz lint bench clean

@@ -3,6 +3,7 @@
 - The first use of each term of the glossary on a page is linked to its entry, unless it
   stands in bold, where it is being introduced.
 - A link to a file of tinygpt leads to the reference of what its text names.
+- A chapter opens with the way through the course, its own station marked.
 - A quote that begins in bold, `> **Careful.** ...`, is a box; a heading `Exercise ...`
   opens a card; a paragraph in italics that begins with `Figure:` is a caption.
 
@@ -19,6 +20,20 @@ from sphinx import addnodes
 from sphinx.transforms import SphinxTransform
 
 HERE = Path(__file__).resolve().parent
+STATIONS = {  # of the way through the course, with the chapter that opens each
+    "overview": "00_one_minute",
+    "tokens": "01_tokenization",
+    "embeddings": "02_embeddings",
+    "positions": "03_positional",
+    "attention": "04_attention",
+    "mask": "05_masking",
+    "blocks": "06_blocks",
+    "training": "07_training",
+    "fine-tuning": "08_finetuning",
+    "generation": "09_generation",
+    "inside": "10_inside",
+    "rewards": "11_rewards",
+}
 BOXES = {"Careful": "warning", "Predict": "tip", "Try": "tip"}  # others are notes
 PLURALS = (("y", "ies"), ("is", "es"), ("ix", "ices"), ("", "s"), ("", "es"))
 CLOSED = (  # where no term is linked
@@ -149,6 +164,25 @@ class LinkPackage(SphinxTransform):
             link.parent.replace(link, new)
 
 
+class Way(SphinxTransform):
+    """Under the title of a chapter, where it stands in the course."""
+
+    default_priority = 401
+
+    def apply(self, **_: Any) -> None:
+        """Put the strip behind the title."""
+        folder, _slash, here = self.env.docname.rpartition("/")
+        if folder != "chapters":
+            return
+        links = []
+        for name, chapter in STATIONS.items():
+            now = ' aria-current="page"' if chapter == here else ""
+            links.append(f'<li><a href="{chapter}.html"{now}>{name}</a></li>')
+        strip = f'<nav class="way" aria-label="The course"><ol>{"".join(links)}</ol></nav>'
+        section = next(iter(self.document.findall(nodes.section)))
+        section.insert(1, nodes.raw("", strip, format="html"))
+
+
 class Cards(SphinxTransform):
     """Boxes, exercises and captions, by how their text begins."""
 
@@ -187,6 +221,6 @@ def _is_closed(node: nodes.Node) -> bool:
 
 def setup(app: Any) -> dict[str, bool]:
     """Register with Sphinx."""
-    for transform in (Cards, LinkPackage, LinkTerms):
+    for transform in (Cards, LinkPackage, LinkTerms, Way):
         app.add_transform(transform)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -29,16 +29,19 @@ ROOT = Path(__file__).resolve().parent.parent
 # alone while the other worker waits.
 LONGEST = (
     "test_site.py",
-    "test_web.py",
-    "test_resume.py",
+    "11_rewards.ipynb",
     "08_finetuning.ipynb",
     "07_training.ipynb",
+    "test_web.py",
+    "test_resume.py",
     "test_playground.py",
     "test_main.py",
     "test_huggingface.py",
     "test_finetuning_run.py",
+    "00_one_minute.ipynb",
     "10_inside.ipynb",
-    "06_blocks.ipynb",
+    "02_embeddings.ipynb",
+    "05_masking.ipynb",
 )
 # What a child process needs in its environment for its lines to be counted, too.
 COUNTED: dict[str, str] = {}
