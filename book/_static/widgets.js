@@ -1,5 +1,6 @@
 /* The course's interactive figures: plain SVG and native controls, no request outside.
-   A page asks for one with <div class="tinygpt-widget" data-widget="wavelengths"></div>.
+   A page asks for one with <div class="tinygpt-widget" data-widget="wavelengths">...</div>,
+   whose text stands there where no script runs.
    Real data lie beside this file in widget_data.js, which book/widget_data.py makes. */
 "use strict";
 (() => {
@@ -213,8 +214,11 @@
     const fill = (data) => {
       for (const box of boxes) {
         const name = box.dataset.widget;
-        if (box.hasChildNodes() || !(name in widgets)) continue;
-        if (!needData.includes(name) || data) widgets[name](box, data);
+        if (box.dataset.drawn || !(name in widgets)) continue;
+        if (needData.includes(name) && !data) continue;
+        box.dataset.drawn = "";
+        box.replaceChildren();  // a sentence for readers without scripts
+        widgets[name](box, data);
       }
     };
     fill(null);
