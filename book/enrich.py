@@ -178,7 +178,8 @@ class Way(SphinxTransform):
         for name, chapter in STATIONS.items():
             now = ' aria-current="page"' if chapter == here else ""
             links.append(f'<li><a href="{chapter}.html"{now}>{name}</a></li>')
-        strip = f'<nav class="way" aria-label="The course"><ol>{"".join(links)}</ol></nav>'
+        stations = "".join(links)
+        strip = f'<nav class="way" aria-label="The course"><ol>{stations}</ol></nav>'
         section = next(iter(self.document.findall(nodes.section)))
         section.insert(1, nodes.raw("", strip, format="html"))
 
