@@ -188,6 +188,66 @@ def dial() -> None:
     save(ax, "dial")
 
 
+OPTIMIZERS = {"sgd": "SGD with momentum", "adamw": "AdamW", "muon": "Muon, AdamW"}
+
+
+def optimizers() -> None:
+    """Validation loss by step of three optimizers, each at its best rate, all seeds."""
+    found = load("controls")
+    ax = new_axes()
+    for i, (name, label) in enumerate(OPTIMIZERS.items()):
+        runs = found["groups"]["optimizers"][found["best"][name]]["runs"].values()
+        curves = [[p["bits_per_byte"] for p in run["curve"][:-1]] for run in runs]
+        steps = [p["step"] for p in next(iter(runs))["curve"][:-1]]
+        low, high = (list(map(f, zip(*curves, strict=True))) for f in (min, max))
+        ax.fill_between(steps, low, high, color=CYCLE[i], alpha=0.25)
+        middle = [sum(points) / len(points) for points in zip(*curves, strict=True)]
+        ax.plot(steps, middle, color=CYCLE[i], linestyle=DASHES[i], label=label)
+    ax.set(xlabel="step", ylabel="validation loss (bits per byte)")
+    ax.grid(True)
+    ax.legend()
+    save(ax, "optimizers")
+
+
+SWITCHES = {
+    "rotary": "rotary positions",
+    "untied": "a head of its own",
+    "zero_init": "blocks start at zero",
+    "relu2": "squared ReLU",
+    "softcap": "soft cap",
+    "swiglu": "SwiGLU",
+    "no_bias": "no biases",
+    "qk_norm": "QK-norm",
+    "rmsnorm": "RMSNorm, no gain",
+    "all": "all at once",
+}
+
+
+def switches() -> None:
+    """What each modern joint changes, after equal steps and after equal time."""
+    found = load("controls")["groups"]["switches"]
+    plain = found["plain"]["summary"]["mean"]
+    ax = new_axes(height=4.2)
+    for i, (end, label) in enumerate(
+        (("", "after as many steps"), (", equal time", "after as much time"))
+    ):
+        for row, name in enumerate(SWITCHES):
+            one = found[name + end]["summary"]
+            at = row + (0.14 if end else -0.14)
+            low, high = one["low"] - plain, one["high"] - plain
+            ax.plot([low, high], [at, at], color=CYCLE[i], linewidth=1.5)
+            ax.plot(one["mean"] - plain, at, "os"[i], color=CYCLE[i], markersize=6)
+        ax.plot([], [], "os"[i], color=CYCLE[i], label=label)
+    spread = [found["plain"]["summary"][key] - plain for key in ("low", "high")]
+    ax.axvspan(*spread, color=SOFT, alpha=0.2, label="the plain model's seeds")
+    ax.set_yticks(range(len(SWITCHES)), list(SWITCHES.values()))
+    ax.invert_yaxis()
+    ax.set(xlabel="change of the validation loss (bits per byte)")
+    ax.grid(True, axis="x")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.35, -0.15), ncols=1)
+    save(ax, "switches")
+
+
 def short(number: float) -> str:
     """A large number in a few signs."""
     return f"{number / 1e6:.2g}M" if number >= 1e5 else f"{number / 1e3:.0f}k"
@@ -236,6 +296,8 @@ def main() -> None:
     scaling("parameters", "tokens", "tokens read", "scaling_parameters")
     scaling("tokens", "parameters", "parameters", "scaling_tokens")
     dial()
+    optimizers()
+    switches()
 
 
 if __name__ == "__main__":

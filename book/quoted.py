@@ -1,9 +1,10 @@
-"""What the prose of a chapter quotes: numbers of its run, and code of the package.
+"""What the prose of a chapter quotes: numbers of its run or of a benchmark, and code.
 
-Both stand in the text itself, between comments that no reader sees, so that a notebook
+All stand in the text itself, between comments that no reader sees, so that a notebook
 reads the same in JupyterLab, on GitHub and on the site:
 
     Its weight is <!-- n:weight -->0.77<!-- / -->.
+    Muon ends at <!-- m:controls/groups/.../mean|.2f -->1.54<!-- / -->.
 
     <!-- code:model.block.layer_norm -->
     ```python
@@ -11,8 +12,9 @@ reads the same in JupyterLab, on GitHub and on the site:
     ```
     <!-- / -->
 
-`fill` puts in the number that a cell stored by `glue("weight", 0.77)`, and the code as
-it stands in tinygpt. `notebooks.py` calls it after a run, and a test compares.
+`fill` puts in the number that a cell stored by `glue("weight", 0.77)`, the one of
+benchmarks/results (see `measured`), and the code as it stands in tinygpt.
+`notebooks.py` calls it after a run, and a test compares.
 """
 
 import ast
@@ -21,8 +23,11 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+from measured import look_up
+
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER = re.compile(r"(<!-- n:(\w+) -->).*?(<!-- / -->)")
+MEASURED = re.compile(r"(<!-- m:(.+?) -->).*?(<!-- / -->)")
 CODE = re.compile(r"(<!-- code:(\S+) -->\n```python\n).*?(```\n<!-- / -->)", re.DOTALL)
 
 
@@ -67,7 +72,8 @@ def fill(notebook: Any) -> None:
     """Renew every number and every piece of code that the prose quotes.
 
     Raises:
-        LookupError: no cell stored such a number, or the package has no such code.
+        LookupError: no cell stored such a number, nobody measured it, or the package
+            has no such code.
     """
     stored = numbers(notebook)
 
@@ -76,9 +82,13 @@ def fill(notebook: Any) -> None:
             raise LookupError(f'no cell says glue("{match[2]}", ...)')
         return match[1] + stored[match[2]] + match[3]
 
+    def measured(match: re.Match[str]) -> str:
+        return match[1] + look_up(match[2]) + match[3]
+
     def code(match: re.Match[str]) -> str:
         return f"{match[1]}{python_source(match[2])}\n{match[3]}"
 
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = CODE.sub(code, NUMBER.sub(number, cell.source))
+            text = MEASURED.sub(measured, NUMBER.sub(number, cell.source))
+            cell.source = CODE.sub(code, text)

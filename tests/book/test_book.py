@@ -193,6 +193,7 @@ def test_numbers_and_code_in_the_prose_are_those_of_the_run(path: Path) -> None:
     assert used == set(quoted.numbers(notebook)), "a number is stored in vain"
     assert "<!-- code:" not in quoted.CODE.sub("", prose(path))
     assert "<!-- n:" not in quoted.NUMBER.sub("", prose(path))
+    assert "<!-- m:" not in quoted.MEASURED.sub("", prose(path))
 
 
 @each_chapter
@@ -462,6 +463,28 @@ def test_terms_are_found_in_their_spellings(text: str, found: list[str]) -> None
     pytest.importorskip("sphinx", reason="the packages that build the site")
     terms = load_tool("enrich").Terms(["GELU", "key", "layer norm", "query"])
     assert [term for _, _, term in terms.find(text)] == found
+
+
+def home_of_symbols() -> dict[str, str]:
+    """The chapter that introduces each capital and Greek letter of the notation."""
+    text = (ROOT / "book" / "notation.md").read_text(encoding="utf-8")
+    found: dict[str, str] = {}
+    for cell, chapter in re.findall(r"^\| (.*?) \|.*\[(\d\d)\]", text, re.MULTILINE):
+        for symbol in re.findall(SYMBOL, " ".join(re.findall(r"\$(.*?)\$", cell))):
+            found[symbol] = min(chapter, found.get(symbol, chapter))
+    return found
+
+
+SYMBOL = r"\\(?:omega|mu|sigma|tau|alpha)(?![a-z])|(?<![A-Za-z\\])[A-Z](?![A-Za-z])"
+
+
+@each_chapter
+def test_no_symbol_comes_before_the_chapter_that_introduces_it(path: Path) -> None:
+    home = home_of_symbols()
+    assert {"V", "C", "H", "D", "\\omega"} <= set(home)
+    formulas = re.findall(r"\$\$.+?\$\$|\$[^$\n]+\$", prose(path), re.DOTALL)
+    used = set(re.findall(SYMBOL, " ".join(formulas)))
+    assert sorted(s for s in used if home.get(s, "00") > path.stem[:2]) == []
 
 
 # --- The notebook tool -------------------------------------------------------------
