@@ -81,6 +81,7 @@
         const model = await get();
         load ??= globalThis.tinygptPlayground.open(box, part.split(" "), say);
         load(name, model);
+        box.querySelector("textarea")?.focus({ preventScroll: true });
       } catch (error) {
         say(`${error.message}.`);
       }
