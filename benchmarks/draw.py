@@ -235,7 +235,7 @@ def switches() -> None:
             one = found[name + end]["summary"]
             at = row + (0.14 if end else -0.14)
             low, high = one["low"] - plain, one["high"] - plain
-            ax.plot([low, high], [at, at], color=CYCLE[i], linewidth=1.5)
+            ax.plot([low, high], [at, at], "-", color=CYCLE[i], linewidth=1.5)
             ax.plot(one["mean"] - plain, at, "os"[i], color=CYCLE[i], markersize=6)
         ax.plot([], [], "os"[i], color=CYCLE[i], label=label)
     spread = [found["plain"]["summary"][key] - plain for key in ("low", "high")]
