@@ -192,7 +192,8 @@ class Cards(SphinxTransform):
     def apply(self, **_: Any) -> None:
         """Boxes become admonitions; the others get a class."""
         for quote in list(self.document.findall(nodes.block_quote)):
-            first = quote[0][0] if isinstance(quote[0], nodes.paragraph) else None
+            words = [node for node in quote[0] if node.astext()]  # some are empty
+            first = words[0] if words else None
             if isinstance(first, nodes.strong):
                 title = first.astext().rstrip(".")
                 kind = BOXES.get(title.split()[0].rstrip("?!:"), "note")

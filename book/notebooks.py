@@ -3,8 +3,8 @@
     python book/notebooks.py [--stale] [chapters/04_attention.ipynb ...]
 
 Runs each notebook from top to bottom in a temporary folder and stores what it showed,
-without times and with fixed metadata, so that a diff shows what changed; then puts the
-numbers of the run, and code of the package, into the prose (see `quoted`). With
+without times and with fixed metadata, so that a diff shows what changed; then puts
+numbers of the runs, and code of the package, into the prose of all (see `quoted`). With
 `--stale` it runs only those whose code, or the files of tinygpt behind it, have changed
 since (a digest in the notebook's metadata).
 
@@ -19,6 +19,7 @@ What it leaves out: comparing outputs, which is nbval's work (`make test`).
 
 import argparse
 import ast
+import copy
 import hashlib
 import json
 import os
@@ -106,11 +107,23 @@ def renew(paths: list[Path], only_stale: bool) -> None:
         print(f"running {path.name} ...", flush=True)
         try:
             run(notebook)
-            fill(notebook)
         except Exception as error:  # whatever a chapter raises: name the chapter
             sys.exit(f"{path.name} failed:\n{error}")
         notebook.metadata["tinygpt"] = {"inputs": digest(path, notebook)}
         nbformat.write(notebook, path)
+
+
+def fill_all() -> None:
+    """Renew what the prose of all chapters quotes, since one may quote another."""
+    for path in sorted((ROOT / "chapters").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        before = copy.deepcopy(notebook)
+        try:
+            fill(notebook)
+        except LookupError as error:
+            sys.exit(f"{path.name}: {error}")
+        if notebook != before:
+            nbformat.write(notebook, path)
 
 
 def main() -> None:
@@ -120,6 +133,7 @@ def main() -> None:
     parser.add_argument("--stale", action="store_true", help="only those that need it")
     args = parser.parse_args()
     renew(args.notebooks or sorted((ROOT / "chapters").glob("*.ipynb")), args.stale)
+    fill_all()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ All stand in the text itself, between comments that no reader sees, so that a no
 reads the same in JupyterLab, on GitHub and on the site:
 
     Its weight is <!-- n:weight -->0.77<!-- / -->.
+    Chapter 02 came to <!-- n:02_embeddings/embeddings_end -->1.65<!-- / -->.
     Muon ends at <!-- m:controls/groups/.../mean|.2f -->1.54<!-- / -->.
 
     <!-- code:model.block.layer_norm -->
@@ -12,21 +13,23 @@ reads the same in JupyterLab, on GitHub and on the site:
     ```
     <!-- / -->
 
-`fill` puts in the number that a cell stored by `glue("weight", 0.77)`, the one of
-benchmarks/results (see `measured`), and the code as it stands in tinygpt.
-`notebooks.py` calls it after a run, and a test compares.
+`fill` puts in the number that a cell stored by `glue("weight", 0.77)`, here or in
+another chapter, the one of benchmarks/results (see `measured`), and the code as it
+stands in tinygpt. `notebooks.py` calls it for all chapters, and a test compares.
 """
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import nbformat
 from measured import look_up
 
 ROOT = Path(__file__).resolve().parent.parent
-NUMBER = re.compile(r"(<!-- n:(\w+) -->).*?(<!-- / -->)")
+NUMBER = re.compile(r"(<!-- n:(?:(\w+)/)?(\w+) -->).*?(<!-- / -->)")
 MEASURED = re.compile(r"(<!-- m:(.+?) -->).*?(<!-- / -->)")
 CODE = re.compile(r"(<!-- code:(\S+) -->\n```python\n).*?(```\n<!-- / -->)", re.DOTALL)
 
@@ -75,12 +78,22 @@ def fill(notebook: Any) -> None:
         LookupError: no cell stored such a number, nobody measured it, or the package
             has no such code.
     """
-    stored = numbers(notebook)
+
+    @cache
+    def stored(chapter: str | None) -> dict[str, str]:
+        if not chapter:
+            return numbers(notebook)
+        path = ROOT / "chapters" / f"{chapter}.ipynb"
+        if not path.is_file():
+            raise LookupError(f"there is no chapter {chapter}")
+        return numbers(nbformat.read(path, as_version=4))
 
     def number(match: re.Match[str]) -> str:
-        if match[2] not in stored:
-            raise LookupError(f'no cell says glue("{match[2]}", ...)')
-        return match[1] + stored[match[2]] + match[3]
+        before, chapter, name, after = match.groups()
+        if name not in stored(chapter):
+            where = chapter or "this notebook"
+            raise LookupError(f'no cell of {where} says glue("{name}", ...)')
+        return before + stored(chapter)[name] + after
 
     def measured(match: re.Match[str]) -> str:
         return match[1] + look_up(match[2]) + match[3]

@@ -4,7 +4,7 @@ They are apart from `config` so that the settings, and what they mean, can be re
 one sitting. What it leaves out: what a setting means (see `config`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tinygpt.config import GPTConfig, TrainConfig
 
@@ -40,6 +40,18 @@ def _gpt2(n_layers: int, d_model: int, n_heads: int) -> Preset:
         ),
     )
 
+
+_WITH_CARE = TrainConfig(  # what the models of GPT-2's shape that ship share
+    tokenizer="course-4k",
+    optimizer="muon",
+    lr=2e-3,
+    embedding_lr=0.012,
+    beta1=0.8,
+    warmup_steps=20,
+    schedule="linear",
+    final_lr_fraction=0.1,
+    average_fraction=0.2,
+)
 
 PRESETS = {
     # A modern small model and the recipe that trained it fastest on two CPU cores.
@@ -80,40 +92,23 @@ PRESETS = {
     # GPT-2's shape, small enough to look into: the model of chapters 01 to 07.
     "story": Preset(
         GPTConfig(context_length=128, d_model=128, n_heads=4, n_layers=4),
-        TrainConfig(
+        replace(
+            _WITH_CARE,
             data="stories",
-            tokenizer="course-4k",
             steps=2500,
-            optimizer="muon",
-            lr=2e-3,
-            embedding_lr=0.012,
-            beta1=0.8,
             weight_decay=0.5,
-            warmup_steps=20,
-            schedule="linear",
-            final_lr_fraction=0.1,
-            average_fraction=0.2,
             eval_interval=250,
             eval_windows=100,
         ),
     ),
-    # GPT-2's shape at pocket size, trained with care. The shorter text is read twice as
-    # often.
+    # GPT-2's shape at pocket size. The shorter text is read twice as often.
     "pocket": Preset(
         GPTConfig(context_length=128, d_model=192, n_heads=6, n_layers=6),
-        TrainConfig(
+        replace(
+            _WITH_CARE,
             data="stories,handbook,handbook",
-            tokenizer="course-4k",
             steps=2300,
-            optimizer="muon",
-            lr=2e-3,
-            embedding_lr=0.012,
-            beta1=0.8,
             weight_decay=0.6,
-            warmup_steps=20,
-            schedule="linear",
-            final_lr_fraction=0.1,
-            average_fraction=0.2,
             eval_interval=150,
             eval_windows=200,
         ),

@@ -167,16 +167,43 @@ def test_how_a_chapter_begins_and_ends(path: Path) -> None:
         assert f"({other.name})" in text, f"no link to {other.name}"
 
 
+def markup(text: str) -> list[str]:
+    """What only MyST would understand, and comments that would hide a line."""
+    text = re.sub(r"^```python\n.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    left = r"(?<!`)\{[\w:+-]+\}`[^`\n]+`|^:::|^```+\{|^\([\w-]+\)=|^%|^\+\+\+"
+    return re.findall(left + r"|^[-*\d. ]*<!-- [nm]:", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "as {term}`logits` show",
+        "see {cite:t}`vaswani2017attention`",
+        "a {py:func}`name` here",
+        ":::{note}\ntext\n:::",
+        "```{figure} x.png\n```",
+        "(a-target)=\n# Title",
+        "% a comment",
+        "+++",
+        "<!-- n:weight -->0.77<!-- / --> begins a line",
+        "- <!-- m:growth/b -->0.77<!-- / --> begins an entry",
+    ],
+)
+def test_what_only_myst_understands_is_found(text: str) -> None:
+    assert markup(text)
+
+
+def test_code_and_numbers_within_a_line_are_plain() -> None:
+    assert not markup("`{term}` and `f'{x}'`: <!-- n:weight -->0.77<!-- / -->, $x_{t}$")
+    assert not markup("```python\n% timeit\n+++\n```")
+
+
 @each_chapter
 def test_the_prose_is_plain_markdown(path: Path) -> None:
     """A notebook opens in JupyterLab and on GitHub, which know nothing of MyST."""
     text = prose(path)
-    text = re.sub(r"```python\n.*?```|\$[^$]*\$|`[^`\n]*`(?!\w)", "", text, flags=re.S)
-    markup = r"\{[\w:-]+\}\x60|^:::|^```+\{|^\([\w-]+\)=|^%|^\+\+\+"
-    assert re.findall(markup, text, re.MULTILINE) == []
-    assert "{term}" not in prose(path)
-    lines = prose(path).splitlines()
-    assert [line for line in lines if re.match(r"[-*\d. ]*<!-- n:", line)] == []
+    assert markup(text) == []
+    lines = text.splitlines()
     assert text.count("<details>") == text.count("</details>")
     for before, after in itertools.pairwise(lines):
         if before.startswith(("</summary>", "<summary>")) or after == "</details>":
@@ -209,6 +236,55 @@ def test_numbers_and_code_in_the_prose_are_those_of_the_run(path: Path) -> None:
     assert "<!-- code:" not in quoted.CODE.sub("", prose(path))
     assert "<!-- n:" not in quoted.NUMBER.sub("", prose(path))
     assert "<!-- m:" not in quoted.MEASURED.sub("", prose(path))
+
+
+def with_a_number(text: str) -> Any:
+    """A notebook with this text, and a cell that stored a number."""
+    data = {"application/papermill.record/text/plain": "0.77"}
+    metadata = {"scrapbook": {"name": "weight"}}
+    output = nbformat.v4.new_output("display_data", data, metadata=metadata)
+    cell = nbformat.v4.new_code_cell(outputs=[output])
+    return nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_markdown_cell(text)])
+
+
+def test_quotes_are_renewed_wherever_they_come_from() -> None:
+    elsewhere = quoted.numbers(nbformat.read(CHAPTERS[1], 4))
+    bits = elsewhere["tokenization_uniform"]
+    law = "growth/scaling/by_tokens/b|.3f"
+    old = (
+        "Its <!-- n:weight -->1<!-- / --> and <!-- n:weight --><!-- / -->,\n"
+        "of <!-- n:01_tokenization/tokenization_uniform -->1<!-- / -->,\n"
+        f"by <!-- m:{law} -->1<!-- / -->.\n"
+        "<!-- code:model.masking.causal_mask -->\n```python\nold\n```\n<!-- / -->\n"
+    )
+    notebook = with_a_number(old)
+    quoted.fill(notebook)
+    here, there, benchmark, *_, code = notebook.cells[1].source.split("\n", 4)
+    assert (
+        here
+        == "Its <!-- n:weight -->0.77<!-- / --> and <!-- n:weight -->0.77<!-- / -->,"
+    )
+    assert f"-->{bits}<!--" in there
+    assert f"-->{quoted.look_up(law)}<!--" in benchmark
+    assert "def causal_mask" in code
+    assert "old" not in code
+    once = notebook.cells[1].source
+    quoted.fill(notebook)
+    assert notebook.cells[1].source == once
+
+
+@pytest.mark.parametrize(
+    "quote",
+    [
+        "n:height",
+        "n:01_tokenization/weight",
+        "n:13_nothing/weight",
+        "m:growth/no_such_key",
+    ],
+)
+def test_a_quote_of_nothing_is_refused(quote: str) -> None:
+    with pytest.raises(LookupError):
+        quoted.fill(with_a_number(f"Its <!-- {quote} -->1<!-- / -->."))
 
 
 @each_chapter

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import yaml
 from conftest import ROOT, violations
@@ -25,6 +26,8 @@ TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 PAGES = [TOC["root"]]
 PAGES += [entry["file"] for part in TOC["parts"] for entry in part["chapters"]]
 each_page = pytest.mark.parametrize("name", PAGES)
+CHAPTERS = [Path(name) for name in PAGES if name.startswith("chapters/")]
+each_chapter = pytest.mark.parametrize("name", [str(path) for path in CHAPTERS])
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +168,30 @@ def test_no_markup_is_left_in_the_text(site: Path, name: str) -> None:
     prose = re.sub(r"<(pre|script|style)\b.*?</\1>", "", article, flags=re.DOTALL)
     left = r"\{[a-z][\w:-]*\}\s*(?:`|<code)|:::|```|<(?:p|td)>\s*(?:None|nan)\s*</"
     assert re.findall(left, prose) == []
+
+
+@each_chapter
+def test_plain_markdown_becomes_a_page_of_the_course(site: Path, name: str) -> None:
+    notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
+    prose = "\n\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    page = (site / f"{name}.html").read_text(encoding="utf-8")
+    for markdown, html in (
+        (r"^> \*\*", 'class="(?:warning|tip|note) admonition"'),
+        (r"^#+ Exercise ", 'class="exercise"'),
+        (r"^\*Figure:", '<p class="caption"><em>Figure'),
+    ):
+        there = len(re.findall(markdown, prose, re.MULTILINE))
+        assert len(re.findall(html, page)) == there, markdown
+    linked = re.findall(r'href="\.\./book/glossary\.html#(term-[^"]+)"', page)
+    assert len(linked) > 3
+    assert len(linked) == len(set(linked))  # the first use only
+    package = re.findall(r"\]\(\.\./tinygpt/(\w+)/(\w+)\.py\)", prose)
+    for room, module in package:
+        target = rf'api_{room}\.html#(?:module-)?tinygpt\.{room}\.{module}[."]'
+        assert re.search(target, page), module
+    (way,) = re.findall(r'<nav class="way".*?</nav>', page)
+    assert re.findall(r'href="(\w+)\.html"', way) == [path.stem for path in CHAPTERS]
+    assert re.findall(r'(\w+)\.html" aria-current="page"', way) == [Path(name).stem]
 
 
 def test_pages_carry_what_the_outside_wants_to_know(site: Path) -> None:
