@@ -9,8 +9,9 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import pytest  # noqa: E402
 import tiktoken  # noqa: E402
 import tiktoken.registry  # noqa: E402
 import torch  # noqa: E402
+from filelock import FileLock  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -88,7 +90,53 @@ def close_figures() -> Iterator[None]:
         sys.modules["matplotlib.pyplot"].close("all")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`once(name, make)`: the folder that `make(folder)` filled once for all workers.
+
+    The first to ask makes it and the others wait; a failure is everybody's.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # each worker has a folder of its own in it
+
+    def make_once(name: str, make: Callable[[Path], None]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not folder.exists():
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        assert done.exists(), f"{name} could not be made: see the first failure"
+        return folder
+
+    return make_once
+
+
+@pytest.fixture(scope="session")
+def site(once: Callable[..., Path]) -> Path:
+    """The built site, from the stored outputs, every warning an error; read it only.
+
+    Its pages find the model that they start first, pocket-gpt2.
+    """
+    pytest.importorskip("jupyter_book", reason="the packages that build the site")
+    from tinygpt.formats.huggingface import load_gpt2
+    from tinygpt.formats.web import export_web
+
+    def build(folder: Path) -> None:
+        # Without the collector, which finds little in this short life, a fifth faster.
+        code = "import gc; gc.disable(); from jupyter_book.cli.main import main; main()"
+        command = [sys.executable, "-c", code, "build", str(ROOT), "--path-output"]
+        command += [str(folder), "-n", "-W", "--keep-going"]
+        built = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert built.returncode == 0, (built.stdout + built.stderr)[-4000:]
+        models = folder / "_build" / "html" / "_static" / "models"
+        export_web(*load_gpt2("pocket-gpt2"), models / "pocket-gpt2")
+
+    return once("site", build) / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium without a window; tests that need it are skipped where it is missing."""
     api = pytest.importorskip("playwright.sync_api", reason="a driver for browsers")

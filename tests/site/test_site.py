@@ -5,8 +5,6 @@ What it leaves out: what the chapters compute (nbval) and say (`test_book`).
 """
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,6 @@ import pytest
 import yaml
 from conftest import ROOT, violations
 
-from tinygpt.formats.huggingface import load_gpt2
-from tinygpt.formats.web import export_web
-
-pytest.importorskip("jupyter_book", reason="the packages that build the site")
 pytestmark = pytest.mark.timeout(600)  # the first test builds the site
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
@@ -28,19 +22,6 @@ PAGES += [entry["file"] for part in TOC["parts"] for entry in part["chapters"]]
 each_page = pytest.mark.parametrize("name", PAGES)
 CHAPTERS = [Path(name) for name in PAGES if name.startswith("chapters/")]
 each_chapter = pytest.mark.parametrize("name", [str(path) for path in CHAPTERS])
-
-
-@pytest.fixture(scope="module")
-def site(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built from the stored outputs, every warning an error."""
-    folder = tmp_path_factory.mktemp("site")
-    # Without the collector, which finds little in this short life, a fifth faster.
-    start = "import gc; gc.disable(); from jupyter_book.cli.main import main; main()"
-    command = [sys.executable, "-c", start, "build", str(ROOT), "--path-output"]
-    command += [str(folder), "-n", "-W", "--keep-going"]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, (built.stdout + built.stderr)[-4000:]
-    return folder / "_build" / "html"
 
 
 class Visit:
@@ -204,8 +185,6 @@ def test_pages_carry_what_the_outside_wants_to_know(site: Path) -> None:
 
 
 def test_a_reader_meets_the_trained_model(site: Path, visit) -> None:
-    model, tokenizer = load_gpt2("pocket-gpt2")
-    export_web(model, tokenizer, site / "_static" / "models" / "pocket-gpt2")
     for name in ("book/playground", "chapters/04_attention"):
         here = visit(site / f"{name}.html", viewport={"width": 360, "height": 740})
         page, box = here.page, here.page.locator(".tinygpt-playground").first
