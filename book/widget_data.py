@@ -25,13 +25,13 @@ SELLING = "The customer asks a question, and the salesperson listens."
 PROMPT = "The salesperson asks the"
 NAMED = 200  # tokens whose text the page may show; the rest count by score only
 NEAR = 5
-WORDS = (
-    "dog cat bird fish mouse fox bear horse boy girl man woman mother father king queen "
-    "house garden river forest village kitchen school shop bread soup cake apple milk tea "
-    "red blue green white black old young small big happy sad tired hungry warm cold "
-    "said asked told walked ran looked took gave made found one two three four "
-    "morning evening night day winter summer he she they it his her"
-).split()
+WORDS = """
+dog cat bird fish mouse fox bear horse boy girl man woman mother father king queen
+house garden river forest village kitchen school shop bread soup cake apple milk tea
+red blue green white black old young small big happy sad tired hungry warm cold said
+asked told walked ran looked took gave made found one two three four morning evening
+night day winter summer he she they it his her
+"""
 GROWING = (" customer", " because", " remembered", " garden", " listens", " question")
 
 
@@ -66,7 +66,7 @@ def neighbours(llm: LLM) -> dict[str, Any]:
     The map's axes are the two directions in which these rows differ most, stretched so
     that the tokens are spread evenly.
     """
-    coded = {word: llm.tokenizer.encode(f" {word}") for word in WORDS}
+    coded = {word: llm.tokenizer.encode(f" {word}") for word in WORDS.split()}
     ids = [code[0] for code in coded.values() if len(code) == 1]
     rows = F.normalize(llm.model.token_embedding.weight[ids], dim=1)  # [N, C]
     cosine = rows @ rows.T

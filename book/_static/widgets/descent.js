@@ -76,7 +76,7 @@ tinygptWidgets.widgets.descent = (box) => {
       make("text", { transform: `translate(12 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, names[1]));
     said.textContent = ways.map((way) => {
       const at = way.points.at(-1), n = way.points.length - 1;
-      const words = `${n} ${n === 1 ? "step" : "steps"}: loss ${written(loss(at), 3)}`;
+      const words = `${n} ${n === 1 ? "step" : "steps"}: loss ${loss(at) < 1e6 ? written(loss(at), 3) : "over a million"}`;
       return example ? `After ${words}, w = ${written(at[0])}, b = ${written(at[1])}.`
         : `${way.name} after ${words}.`;
     }).join(" ");
