@@ -253,7 +253,7 @@ def test_one_rate_for_two_directions(widget) -> None:
         return said(page)
 
     # Beyond 2 / 25, SGD jumps higher up the other side with every step.
-    assert thirty_steps("0.5").startswith("SGD after 30 steps: loss over a million.")
+    assert re.match(r"SGD after \d+ steps: loss over a million\.", thirty_steps("0.5"))
     for found in re.findall(r"loss (\d+\.\d+)", thirty_steps("0.07")):
         assert float(found) < (81 + 25 * 9) / 2  # the loss at the start
 
