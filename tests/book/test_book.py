@@ -390,10 +390,11 @@ def test_every_term_is_in_the_glossary_once_and_in_order() -> None:
     assert terms == sorted(set(terms), key=str.lower)
 
 
-def test_the_two_tools_do_what_the_page_says() -> None:
-    text = (ROOT / "book" / "two_tools.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["two_tools", "backpropagation"])
+def test_the_code_on_a_page_prints_what_the_page_says(page: str) -> None:
+    text = (ROOT / "book" / f"{page}.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    example = doctest.DocTestParser().get_doctest(code, {}, "two_tools", None, None)
+    example = doctest.DocTestParser().get_doctest(code, {}, page, None, None)
     assert len(example.examples) > 5
     assert doctest.DocTestRunner().run(example).failed == 0
 
