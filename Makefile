@@ -34,6 +34,9 @@ serve: book ## build the site and open it in the browser
 lab: .venv/.lab ## open the chapters in JupyterLab
 	$(BIN)/jupyter lab chapters
 
+handout: .venv/.book ## the notebooks for a class, with and without solutions, as zips
+	$(BIN)/python book/handout.py
+
 # All benchmarks, sides in turn, then one table with the goals. The seed demo's own run
 # (benchmarks/seed_demo.py, half an hour or so) is made once and kept in its result. A
 # first look leaves out the text of a gigabyte and the browser.
@@ -94,4 +97,4 @@ LITGPT := litgpt==0.5.13 lightning==2.6.6 lightning-utilities==0.15.3 \
 	@$(BIN)/python -m pip install --quiet -c requirements.lock -e ".$(EXTRAS)"
 	@touch .venv/.core $@
 
-.PHONY: help train models book serve lab test fuzz lint bench clean
+.PHONY: help train models book serve lab handout test fuzz lint bench clean

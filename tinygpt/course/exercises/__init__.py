@@ -61,10 +61,15 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `check_answer` says; true if the answer is right."""
+    """What `check_answer` says; true if the answer is right.
+
+    `kind` is "right", "missing" (there is no answer yet), "error" (it raised one),
+    "hint 1", "hint 2" and so on (that mistake of the exercise), or "wrong".
+    """
 
     right: bool
     text: str
+    kind: str = "wrong"
 
     def __bool__(self) -> bool:
         return self.right
@@ -97,20 +102,23 @@ def check_answer(name: str, answer: Any) -> Verdict:
     try:
         got = exercise.results(answer)
     except Exception as error:  # the learner's code may raise anything
-        return Verdict(False, f"your answer stops with {type(error).__name__}: {error}")
+        stop = f"your answer stops with {type(error).__name__}: {error}"
+        return Verdict(False, stop, "error")
     expected = exercise.results(exercise.solution)
     pairs = list(zip(exercise.cases, expected, got, strict=True))
     wrong = [pair for pair in pairs if not same(pair[1], pair[2])]
     if not wrong:
-        return Verdict(True, _praise(len(pairs), callable(answer)))
+        return Verdict(True, _praise(len(pairs), callable(answer)), "right")
     if all(g is None or g is ... for g in got):
         return Verdict(
-            False, "there is no answer here yet: write it, return it and run the cell."
+            False,
+            "there is no answer here yet: write it, return it and run the cell.",
+            "missing",
         )
-    for mistake in exercise.mistakes:
+    for number, mistake in enumerate(exercise.mistakes, start=1):
         theirs = exercise.results(mistake.answer)
         if all(same(a, b) for a, b in zip(theirs, got, strict=True)):
-            return Verdict(False, mistake.hint)
+            return Verdict(False, mistake.hint, f"hint {number}")
     case, want, have = wrong[0]
     place = f"for {_call(case)} " if case else ""
     return Verdict(False, place + difference(want, have))
