@@ -106,6 +106,7 @@
     /** `vocabulary[id]` are the token's bytes, one character each; null for a gap. */
     constructor({ name, pattern, vocabulary, special_tokens }) {
       this.name = name;
+      this.pattern = pattern;
       this.words = compilePattern(pattern);
       this.ranks = new Map();
       vocabulary.forEach((token, id) => { if (token !== null) this.ranks.set(token, id); });
@@ -894,7 +895,7 @@
   const TinyGPT = {
     UserError, Tokenizer, GPT, KVCache, nextTokenProbabilities, sampleNextToken,
     seededRandom, windowStart, generate, streamText, chatPrompt, cutHistory, answer,
-    buildModel, readModel, LARGEST,
+    buildModel, readModel, LARGEST, compilePattern, strip,
     source: `(${define})(globalThis);`,  // for a Worker: file:// lets it load no script
   };
   root.TinyGPT = TinyGPT;
