@@ -286,7 +286,8 @@ return given.runs.map(({ model, train, breakIt }) => {
   const tokenizer = { bytes: [...tokens].map(() => "a"), specialTokens: new Map() };
   const data = { train: tokens, val: tokens, tokenizer };
   const batches = { at: (step) => {
-    const [ids, targets] = given.batches[step].map((rows) => Int32Array.from(rows.flat()));
+    const [ids, targets] = given.batches[step].map((rows) =>
+      Int32Array.from(rows.flat()));
     return { ids, targets };
   } };
   const trainer = new T.Trainer(data, { model, train }, { breakIt, simd: given.simd,
@@ -671,7 +672,8 @@ def test_the_page_imports_what_python_trained(tmp_path: Path) -> None:
     const bad = Object.keys(files).flatMap((name) => {
       const list = new TextEncoder().encode("[]");
       const parts = [undefined, files[name].slice(0, 99), new Uint8Array(0), list];
-      return parts.map((part) => sentence(() => T.importRun({ ...files, [name]: part })));
+      return parts.map((part) =>
+        sentence(() => T.importRun({ ...files, [name]: part })));
     });
     return { logits: [...model.forward(given)], ids: tokenizer.encode(words[1]), bad };
     """
