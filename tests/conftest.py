@@ -203,3 +203,11 @@ def openai(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         )
         monkeypatch.setitem(tiktoken.registry.ENCODINGS, name, encoding)
     return excerpt
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_pictures() -> Iterator[None]:
+    """Runs get no losses.png, which takes longer than they do (see `test_figure`)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tinygpt.training.figure.draw_losses", lambda run: None)
+        yield

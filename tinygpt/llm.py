@@ -5,6 +5,7 @@ What it leaves out: all work. Each method calls the module of the course that do
 """
 
 import shutil
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
@@ -25,6 +26,7 @@ from tinygpt.presets import PRESETS
 from tinygpt.runtime.memory import n_parameters
 from tinygpt.settings import check_sampling, closest, override, run_path
 from tinygpt.text.tokenizer import Tokenizer
+from tinygpt.training import figure
 from tinygpt.training.checkpoint import RunFolder
 from tinygpt.training.evaluation import Evaluation
 from tinygpt.training.run import Run, pretrain
@@ -331,7 +333,11 @@ def _run(
 ) -> LLM:
     """Train the run that `start` makes, in a folder with a name or a temporary one."""
     if name is not None:
-        return _trained(start(run_path(Path(out), name)), progress)
+        run = start(run_path(Path(out), name))
+        llm = _trained(run, progress)
+        if failed := figure.draw_losses(run):
+            warnings.warn(failed, stacklevel=3)
+        return llm
     temporary = mkdtemp(prefix="tinygpt-")
     try:
         llm = _trained(start(Path(temporary, "run")), progress)

@@ -81,7 +81,9 @@ def test_train_prints_looks_and_a_sample(
     assert re.match(r"Kept step \d+: \d\.\d{4} bits per byte, perplexity ", lines[6])
     assert lines[7:10] == ["", "A sample:", ""]
     assert lines[10].startswith("the")
-    assert lines[-1] == "Saved in runs/x. More: tinygpt generate --model runs/x"
+    assert lines[-1] == (
+        "Saved in runs/x. More: tinygpt generate --model runs/x, tinygpt open runs/x"
+    )
     assert "x" not in err  # a bar at most
 
 

@@ -2,10 +2,8 @@
 
 import os
 import signal
-import sys
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +14,6 @@ from tinygpt.runtime.device import (
     available_cores,
     calm_threads,
     gentle_interrupt,
-    hide_bar,
     pick_device,
     pick_dtype,
     set_threads,
@@ -215,20 +212,3 @@ def test_other_threads_hear_no_signals() -> None:
     thread.start()
     thread.join()
     assert heard == [False]
-
-
-def test_a_bar_shows_in_a_notebook_and_leaves_others_to_tqdm(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert hide_bar(True) is None
-    for shell, shown in ((None, None), (object(), None), (Kernel(), False)):
-        module = SimpleNamespace(get_ipython=lambda shell=shell: shell)
-        monkeypatch.setitem(sys.modules, "IPython", module)
-        assert hide_bar(True) is shown
-        assert hide_bar(False) is True
-
-
-class Kernel:
-    """A shell as Jupyter's."""
-
-    kernel = "a kernel"

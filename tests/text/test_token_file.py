@@ -14,6 +14,7 @@ from conftest import ROOT
 from tiny_run import TEXT
 
 from tinygpt.errors import UserError
+from tinygpt.runtime import display
 from tinygpt.text import parallel_encode as pieces
 from tinygpt.text import token_file
 from tinygpt.text.bpe import END_OF_TEXT, GPT2_PATTERN
@@ -78,21 +79,12 @@ def test_each_document_is_followed_by_its_end(
 def test_the_bar_shows_the_bytes(
     here: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bars = []
-
-    class Bar(token_file.tqdm):
-        """One that also shows itself where no terminal is."""
-
-        def __init__(self, **given: object) -> None:
-            bars.append(self)
-            super().__init__(**given | {"disable": False})
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(token_file, "tqdm", Bar)
+        patch.setattr(display, "SILENCE", 0.0)
         prepare_tokens("text.txt", Path("a.tokens"), tokenizer, show_progress=True)
-    (bar,) = bars
-    assert bar.n == bar.total == len(SENTENCE) * 5
-    assert capsys.readouterr().err
+    size = display.tqdm.format_sizeof(len(SENTENCE) * 5)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"{size} of {size}B, ")
 
 
 KILLER = """

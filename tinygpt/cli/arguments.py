@@ -101,7 +101,7 @@ class RewardOptions(RewardConfig):
 
 @dataclass
 class RunOptions:
-    """Where a run is kept."""
+    """Where a run is kept, and what is told of it."""
 
     name: str | None = None
     """Name of the run; without one, the next free name."""
@@ -113,6 +113,22 @@ class RunOptions:
     """JSON file of settings, such as any run's run.json; options override it."""
     tensorboard: bool = False
     """Also log the losses for TensorBoard (needs the package tensorboard)."""
+    plot: bool = False
+    """At the end show losses.png, the picture in the run's folder."""
+    quiet: bool = False
+    """Print nothing but what goes wrong."""
+    json: bool = False
+    """Print one JSON object for each report, as in log.jsonl, and nothing else."""
+    plain: bool = False
+    """Lines in place of a bar, as in a log; suits a screen reader."""
+
+    def __post_init__(self) -> None:
+        require(not (self.quiet and self.json), "--quiet prints no --json: choose one")
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing is told to a person."""
+        return self.quiet or self.json
 
 
 @dataclass

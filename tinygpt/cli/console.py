@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from typing import Any
 from tinygpt.cli.arguments import Chat, Generate
 from tinygpt.errors import UserError, require
 from tinygpt.files import MAX_FILE
+from tinygpt.runtime.display import columns
 
 Message = dict[str, str]
 CHAT_COMMANDS = "/reset forgets, /system TEXT instructs, /quit leaves"
@@ -62,7 +64,16 @@ def say(*words: object) -> None:
     write(" ".join(map(str, words)) + "\n")
 
 
-def complain(error: Exception) -> None:
+def tell(line: object) -> None:
+    """`say` a line of a report; a narrow terminal breaks it between words."""
+    width = columns(sys.stdout)
+    rows = [str(line)]
+    if len(rows[0]) > width:
+        rows = textwrap.wrap(rows[0], max(20, width), subsequent_indent="  ")
+    say("\n".join(rows))
+
+
+def complain(error: object) -> None:
     """Print the sentence of a mistake to standard error, on one line."""
     sentence = " ".join(str(error).split())
     with suppress(OSError):

@@ -3,20 +3,21 @@
 What it leaves out: the other commands (see `main`), and all work.
 """
 
+import json
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tinygpt.cli import console
 from tinygpt.cli.arguments import Finetune, Generate, Reward, Runs, Train
-from tinygpt.cli.console import say
+from tinygpt.cli.console import say, tell
 from tinygpt.cli.parsing import free_name
 from tinygpt.config import FinetuneConfig, TrainConfig
 from tinygpt.errors import require
 from tinygpt.reward_config import RewardConfig
 from tinygpt.runtime.device import calm_threads
+from tinygpt.runtime.display import show_file
 from tinygpt.runtime.distributed import World
 from tinygpt.settings import convert, run_path
 
@@ -55,7 +56,7 @@ def run_train(args: Train) -> None:
         _follow(run, args, world, old)
     finally:
         world.stop()
-    if not world.is_main:
+    if not world.is_main or args.is_silent:
         return
     llm = load(path)  # in training its weights may have been sharded
     windows = run.trainer.config.last_windows
@@ -64,7 +65,7 @@ def run_train(args: Train) -> None:
         read_header(run.folder.best),
     )
     part = "the whole" if kept.whole_split else f"{kept.tokens:,} tokens of the"
-    say(
+    tell(
         f"Kept step {best['step']}: {kept.bits_per_byte:.4f} bits per byte, "
         f"perplexity {kept.perplexity:.1f} on {part} validation split, "
         f"in {run.trainer.seconds:.0f} s"
@@ -73,8 +74,9 @@ def run_train(args: Train) -> None:
         say("\nA sample:\n")
         console.print_text(llm, Generate(prompt=prompt, seed=config.seed))
     epochs = run.trainer.step * run.trainer.tokens_per_step / run.data.n_tokens
-    say(f"\n{advice(run.data.n_tokens, epochs)}")
-    say(f"Saved in {path}. More: tinygpt generate --model {path}")
+    say()
+    tell(advice(run.data.n_tokens, epochs))
+    tell(f"Saved in {path}. More: tinygpt generate --model {path}, tinygpt open {path}")
 
 
 def run_finetune(args: Finetune) -> None:
@@ -95,18 +97,19 @@ def run_finetune(args: Finetune) -> None:
         _follow(run, args, world, old)
     finally:
         world.stop()
-    if not world.is_main:
+    if not world.is_main or args.is_silent:
         return
     size = (path / "best.safetensors").stat().st_size
     what = "adapters" if config.lora else "weights"
-    say(f"Saved in {path}: {size / 1e6:.2f} MB of {what}.")
+    tell(f"Saved in {path}: {size / 1e6:.2f} MB of {what}.")
     if holds_chats(config.data):
         before, after = load(config.model), load(path)
         for prompt in PROMPTS:
             say(f"\nUser:   {prompt}")
             for when, llm in (("before", before), ("after", after)):
                 say(f"{when + ':':<7} {console.one_answer(llm, prompt, config.seed)}")
-    say(f"\nTalk to it: tinygpt chat --model {path}")
+    say()
+    tell(f"Talk to it: tinygpt chat --model {path}, or tinygpt open {path}")
 
 
 def run_reward(args: Reward) -> None:
@@ -127,14 +130,18 @@ def run_reward(args: Reward) -> None:
         _follow(run, args, world, old)
     finally:
         world.stop()
-    if not world.is_main:
+    if not world.is_main or args.is_silent:
         return
     before, after = load(config.model), load(path)
     for prompt in PROMPTS:
         say(f"\nUser:   {prompt}")
         for when, llm in (("before", before), ("after", after)):
             say(f"{when + ':':<7} {console.one_answer(llm, prompt, config.seed)}")
-    say(f"\nSaved in {path}. Talk to it: tinygpt chat --model {path}")
+    say()
+    tell(
+        f"Saved in {path}. Talk to it: tinygpt chat --model {path}, or tinygpt open "
+        f"{path}"
+    )
 
 
 def _path(args: Train | Finetune | Reward, start: str) -> Path:
@@ -156,33 +163,44 @@ def _follow(
     """Print each evaluation, and how to continue if Ctrl-C was pressed."""
     from tqdm import tqdm
 
+    from tinygpt.training.figure import FIGURE, draw_losses
     from tinygpt.training.schedule import rate_change
 
-    tell: Callable[..., None] = say if world.is_main else lambda *words: None
-    tell(run.summary())
-    if run.plan:
-        tell(run.plan)
+    talks = world.is_main and not args.is_silent
+    first = [run.summary(), run.plan]
     if old is not None:
         trainer = run.trainer
         if isinstance(old, FinetuneConfig):
             old = old.with_steps(trainer.batches.n_windows, world.size)
-        told = rate_change(trainer.step, trainer.seconds, old, trainer.config)
-        if told is not None:
-            tell(told)
-    reports = run.reports(show_progress=True)
+        first.append(rate_change(trainer.step, trainer.seconds, old, trainer.config))
+    for line in first:
+        if talks and line:
+            tell(line)
+    reports = run.reports(talks and ("lines" if args.plain else True))
     if args.tensorboard and world.is_main:
         from tinygpt.training.run import draw_in
 
         reports = draw_in(run.path, reports)
     for report in reports:
         with tqdm.external_write_mode(file=sys.stdout):
-            tell(report)
+            if talks:
+                tell(report)
+            elif args.json and world.is_main:
+                say(json.dumps(report.record()))
+    if world.is_main:
+        failed = draw_losses(run)
+        if failed:
+            console.complain(failed)
+        elif args.plot and not show_file(run.path / FIGURE) and talks:
+            tell(f"The losses: {run.path / FIGURE}")
     if run.interrupted:
-        tell(
+        stopped = (
             f"Stopped after step {run.trainer.step}. Continue with: tinygpt "
             f"{type(args).__name__.lower()} --resume --name {run.path.name} "
             f"--out {args.out}"
         )
+        if talks:
+            say(stopped)
         sys.exit(130)
 
 

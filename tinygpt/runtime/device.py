@@ -8,7 +8,6 @@ command makes the same choice every time. What it leaves out: other processes (s
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -158,14 +157,3 @@ def set_threads(n_parameters: int = 0, wanted: int | None = None) -> int:
             wanted = MOST_THREADS_FOR_SMALL if n_parameters < SMALL else cores
         torch.set_num_threads(max(1, min(wanted, cores)))
     return torch.get_num_threads()
-
-
-def hide_bar(wanted: bool) -> bool | None:
-    """What tqdm is told as `disable`: a bar shows if wanted, and if somebody sees it.
-
-    True hides it; None hides it unless standard error is a terminal; False shows it,
-    since a Jupyter kernel shows what it prints.
-    """
-    ipython = sys.modules.get("IPython")
-    shell = ipython and ipython.get_ipython()
-    return not wanted or (False if hasattr(shell, "kernel") else None)

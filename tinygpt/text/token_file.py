@@ -19,10 +19,10 @@ from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Integer
-from tqdm import tqdm
 
 from tinygpt.errors import UserError, require
 from tinygpt.files import claimed, parse_json, require_readable, why
+from tinygpt.runtime.display import progress
 from tinygpt.text.corpora import find
 from tinygpt.text.parallel_encode import encode_pieces, pieces, require_splittable
 from tinygpt.text.tokenizer import Tokenizer
@@ -251,13 +251,12 @@ def _fill(
     """Add what is missing; the header only ever counts ids that are on the disk."""
     index, begin = told.reached or (0, 0)
     sizes = [path.stat().st_size for path in files]
-    bar = tqdm(
+    bar = progress(
+        show_progress,
         total=sum(sizes),
         initial=sum(sizes[:index]) + begin,
         unit="B",
         unit_scale=True,
-        disable=None if show_progress else True,
-        leave=False,
     )
     todo = encode_pieces(pieces(files, index, begin), tokenizer, told.dtype, workers)
     with bar, closing(todo):

@@ -2,5 +2,5 @@
 
 Read `loss` and `evaluation`, `schedule`, `optimizers` with `muon`, then the loop in
 `trainer` with `state`; `text_data` is what it learns from, `run` keeps the result in a
-folder, whose files are `checkpoint` and `tensor_file`. Left out: fine-tuning.
+folder, whose files are `checkpoint`, `tensor_file` and `figure`. Left out: fine-tuning.
 """

@@ -6,6 +6,7 @@ A run folder holds
     best.safetensors     the weights with the lowest validation loss so far
     last.safetensors     weights, optimizer state and counters, to resume from
     log.jsonl            one line per evaluation
+    losses.png           the same as a picture (see `figure`)
     model-ckpt.pt        at the end: the best weights as a plain state dict
     base                 of adapters: the model they belong to, if no file had it
     .lock                held by the process that trains
@@ -54,7 +55,7 @@ FORMAT = "tinygpt run 1"
 LOCK, BASE = ".lock", "base"
 FILES = (  # of a run folder, besides BASE and LOCK
     "run.json", "tokenizer.tiktoken", "tokenizer.json", "best.safetensors",
-    "last.safetensors", "log.jsonl", "model-ckpt.pt",
+    "last.safetensors", "log.jsonl", "losses.png", "model-ckpt.pt",
 )  # fmt: skip
 
 

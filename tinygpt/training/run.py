@@ -22,6 +22,7 @@ from tinygpt.errors import UserError
 from tinygpt.files import exists, why
 from tinygpt.model.gpt import GPT
 from tinygpt.reward_config import kind_of, require_kind
+from tinygpt.runtime.display import Progress
 from tinygpt.runtime.distributed import World, torchrun_job
 from tinygpt.runtime.fsdp import is_sharded
 from tinygpt.runtime.memory import require_memory
@@ -124,7 +125,7 @@ class Run:
             f"{self.trainer.device.type}, {dtype}"
         )
 
-    def reports(self, show_progress: bool = False) -> Iterator[EvalReport]:
+    def reports(self, show_progress: Progress = False) -> Iterator[EvalReport]:
         """Train to the end; save, then yield, one report after the other.
 
         Best weights and log are written at every report, the state to resume from
@@ -132,7 +133,7 @@ class Run:
         main one writes. In the end the model holds the best weights.
 
         Args:
-            show_progress: a bar on standard error, if a terminal or notebook shows it.
+            show_progress: a bar on standard error, or lines (see `runtime.display`).
 
         Raises:
             UserError: another process trains this run, the folder cannot be written, or

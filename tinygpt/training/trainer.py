@@ -16,12 +16,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from tinygpt.config import IGNORE_INDEX, TrainConfig
 from tinygpt.errors import UserError
 from tinygpt.runtime import fsdp
-from tinygpt.runtime.device import gentle_interrupt, hide_bar, pick_dtype, set_threads
+from tinygpt.runtime.device import gentle_interrupt, pick_dtype, set_threads
+from tinygpt.runtime.display import Progress, progress
 from tinygpt.runtime.distributed import World
 from tinygpt.training.average import WeightAverage
 from tinygpt.training.evaluation import Evaluation
@@ -98,14 +98,14 @@ class Trainer:
         self.best, self.reports_since_best = math.inf, 0
         self.interrupted, self._clock = False, 0.0
 
-    def run(self, show_progress: bool = False) -> Iterator[EvalReport]:
+    def run(self, show_progress: Progress = False) -> Iterator[EvalReport]:
         """Train to the end; yield a report at step 0, at every interval and at the end.
 
         Ctrl-C lets the current step finish, yields a last report and ends the run. Time
         that the caller spends on a report is not training time.
 
         Args:
-            show_progress: a bar on standard error, if a terminal or notebook shows it.
+            show_progress: a bar on standard error, or lines (see `runtime.display`).
 
         Raises:
             UserError: a loss is not finite, or there is no target to validate on.
@@ -113,12 +113,11 @@ class Trainer:
         c, self.interrupted, loss = self.config, False, self._wrapped_loss()
         self.average.use(False)
         self._clock = time.perf_counter()
-        bar = tqdm(
+        bar = progress(
+            self.world.is_main and show_progress,
             total=None if c.minutes else c.steps,
             initial=self.step,
             unit="step",
-            disable=hide_bar(show_progress and self.world.is_main),
-            leave=False,
         )
         with bar, gentle_interrupt() as ctrl_c:
             if math.isinf(self.best):  # a new run: how good is it untrained?
