@@ -14,7 +14,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 from tinygpt.config import FinetuneConfig, GPTConfig
-from tinygpt.errors import UserError, require
+from tinygpt.errors import require
 from tinygpt.fast.quantized import WEIGHTS, convert_weights
 from tinygpt.finetuning import run as finetuning
 from tinygpt.finetuning.chat import Message, answer
@@ -22,9 +22,8 @@ from tinygpt.finetuning.lora import merge, remove_lora
 from tinygpt.finetuning.run import find_run, load_model
 from tinygpt.generation.continuation import continue_samples, continue_text
 from tinygpt.model.gpt import GPT
-from tinygpt.presets import PRESETS
 from tinygpt.runtime.memory import n_parameters
-from tinygpt.settings import check_sampling, closest, override, run_path
+from tinygpt.settings import check_sampling, find_preset, override, run_path
 from tinygpt.text.tokenizer import Tokenizer
 from tinygpt.training import figure
 from tinygpt.training.checkpoint import RunFolder
@@ -227,8 +226,7 @@ def load(name: str | Path, weights: str = "float32") -> LLM:
         UserError: there is no such model, a file of it cannot be used, or there are no
             such weights.
     """
-    known = ", ".join(WEIGHTS)
-    require(weights in WEIGHTS, f"weights are {known}, not {weights!r}")
+    require(weights in WEIGHTS, f"weights are {', '.join(WEIGHTS)}, not {weights!r}")
     source = find_run(name)
     folder = Path(source) if RunFolder(source).exists else None
     llm = LLM(*load_model(source), folder=folder)
@@ -269,11 +267,7 @@ def train(
     """
     given = {"data": str(text)} | settings
     kept = tuple(given) if preset is None else None
-    preset = preset or "tiny"
-    if preset not in PRESETS:
-        hint = closest(preset, PRESETS) or f": choose {', '.join(PRESETS)}"
-        raise UserError(f"there is no preset '{preset}'{hint}")
-    chosen = PRESETS[preset]
+    chosen = find_preset(preset or "tiny")
     require(
         "vocab_size" not in settings,
         "the tokenizer decides the vocab_size: choose another tokenizer instead",

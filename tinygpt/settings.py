@@ -16,6 +16,7 @@ from typing import Any
 from tinygpt.config import without_lists
 from tinygpt.errors import require
 from tinygpt.files import read_json
+from tinygpt.presets import PRESETS, Preset
 
 SECTIONS = (
     "model",
@@ -74,6 +75,17 @@ def read_settings(path: Path, *sections: str) -> dict[str, Any]:
         )
         content = {k: v for name in sections for k, v in nested.get(name, {}).items()}
     return {name: value for name, value in content.items() if name not in DERIVED}
+
+
+def find_preset(name: str) -> Preset:
+    """The preset `name`.
+
+    Raises:
+        UserError: there is none.
+    """
+    hint = closest(name, PRESETS) or f": choose {', '.join(PRESETS)}"
+    require(name in PRESETS, f"there is no preset '{name}'{hint}")
+    return PRESETS[name]
 
 
 def run_path(out: Path, name: str) -> Path:

@@ -37,10 +37,15 @@ from tinygpt.cli.arguments import (
 )
 from tinygpt.config import FinetuneConfig
 from tinygpt.errors import UserError, require
-from tinygpt.presets import PRESETS
 from tinygpt.reward_config import RewardConfig, kind_of, require_kind
 from tinygpt.runtime.device import calm_threads
-from tinygpt.settings import closest, convert, override, read_settings
+from tinygpt.settings import (
+    closest,
+    convert,
+    find_preset,
+    override,
+    read_settings,
+)
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     kind.__name__.lower(): kind
@@ -228,9 +233,7 @@ def _given(words: Sequence[str], config: Path | None) -> tuple[str, ...]:
 def _train_defaults(start: _Start) -> Train:
     """The settings of a preset or of the run to continue, then those of a file."""
     chosen = start.preset or "tiny"
-    hint = closest(chosen, PRESETS) or f": choose {', '.join(PRESETS)}"
-    require(chosen in PRESETS, f"there is no preset '{chosen}'{hint}")
-    preset = PRESETS[chosen]
+    preset = find_preset(chosen)
     train, model, name = preset.train, preset.model, start.name
     if start.resume:
         names = rf"{start.preset}(-\d+)?" if start.preset else ".*"
