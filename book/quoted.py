@@ -13,9 +13,14 @@ reads the same in JupyterLab, on GitHub and on the site:
     ```
     <!-- / -->
 
+    <!-- puzzle:attention.scores:my_scores -->
+    <details> ... </details>
+    <!-- / -->
+
 `fill` puts in the number that a cell stored by `glue("weight", 0.77)`, here or in
-another chapter, the one of benchmarks/results (see `measured`), and the code as it
-stands in tinygpt. `notebooks.py` calls it for all chapters, and a test compares.
+another chapter, the one of benchmarks/results (see `measured`), the code as it stands
+in tinygpt, and the lines of an exercise (see `puzzles`). `notebooks.py` calls it for
+all chapters, and a test compares.
 """
 
 import ast
@@ -26,12 +31,14 @@ from textwrap import dedent
 from typing import Any
 
 import nbformat
+import puzzles
 from measured import look_up
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER = re.compile(r"(<!-- n:(?:(\w+)/)?(\w+) -->).*?(<!-- / -->)")
 MEASURED = re.compile(r"(<!-- m:(.+?) -->).*?(<!-- / -->)")
 CODE = re.compile(r"(<!-- code:(\S+) -->\n```python\n).*?(```\n<!-- / -->)", re.DOTALL)
+PUZZLE = re.compile(r"(<!-- puzzle:(\S+) -->\n).*?(<!-- / -->)", re.DOTALL)
 
 
 def python_file(name: str) -> Path:
@@ -72,11 +79,11 @@ def numbers(notebook: Any) -> dict[str, str]:
 
 
 def fill(notebook: Any) -> None:
-    """Renew every number and every piece of code that the prose quotes.
+    """Renew every number, piece of code and puzzle that the prose quotes.
 
     Raises:
         LookupError: no cell stored such a number, nobody measured it, or the package
-            has no such code.
+            has no such code or no such puzzle.
     """
 
     @cache
@@ -101,7 +108,10 @@ def fill(notebook: Any) -> None:
     def code(match: re.Match[str]) -> str:
         return f"{match[1]}{python_source(match[2])}\n{match[3]}"
 
+    def puzzle(match: re.Match[str]) -> str:
+        return f"{match[1]}{puzzles.fold(match[2])}{match[3]}"
+
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             text = MEASURED.sub(measured, NUMBER.sub(number, cell.source))
-            cell.source = CODE.sub(code, text)
+            cell.source = PUZZLE.sub(puzzle, CODE.sub(code, text))

@@ -5,15 +5,24 @@ compared with the likeliest mistakes, each of which has a hint; any other is tol
 first difference. The exercises of each chapter are a list EXERCISES in the module of
 the chapter's name in this folder, imported when asked for.
 
+Where a mistake is a wrong line, or right lines in a wrong order, it is said as such
+(`instead`, `swapped`) and its function is made from the solution's own source; the book
+makes a puzzle of these lines.
+
 What it leaves out: reading an answer's code. Only what the answer returns counts.
 """
 
+import ast
 import copy
 import importlib
+import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
+from textwrap import dedent, indent
 from typing import Any
 
 import torch
@@ -22,6 +31,90 @@ from torch import Tensor
 from tinygpt.errors import UserError
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # rounding differs, a mistake shows
+
+
+def parameters(function: Callable[..., Any]) -> list[str]:
+    """The names of its parameters."""
+    return list(inspect.signature(function).parameters)
+
+
+def body(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The lines of its source after `def` and docstring, without comments."""
+    text = dedent(inspect.getsource(function))
+    (tree,) = ast.parse(text).body
+    assert isinstance(tree, ast.FunctionDef)
+    first = tree.body[1 if ast.get_docstring(tree) else 0].lineno
+    lines = dedent("\n".join(text.splitlines()[first - 1 :])).splitlines()
+    code = (line.partition("  #")[0] for line in lines)
+    return tuple(line for line in code if line and not line.lstrip().startswith("#"))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The function `solution` with other lines in its body."""
+
+    solution: Callable[..., Any]
+    lines: tuple[str, ...]
+
+    @cached_property
+    def function(self) -> Callable[..., Any]:
+        """The function that these lines make."""
+        solution = inspect.unwrap(self.solution)
+        head = f"def {solution.__name__}({', '.join(parameters(solution))}):\n"
+        space = dict(solution.__globals__)
+        exec(head + indent("\n".join(self.lines), "    "), space)
+        made: Callable[..., Any] = space[solution.__name__]
+        return made
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function returns."""
+        return self.function(*arguments)
+
+
+def instead(solution: Callable[..., Any], *wrong: str, without: str = "") -> Variant:
+    """`solution` with each of the lines `wrong` in place of the one it resembles.
+
+    That is the one line with the same indentation and the same first name. The line
+    that begins as `without` says is left out.
+
+    Raises:
+        LookupError: there is no such line, or more than one.
+    """
+    lines = list(body(solution))
+    for line in wrong:
+        lines[_only(lines, _first_name(line), _first_name)] = line
+    if without:
+        del lines[_starting(lines, without)]
+    return Variant(solution, tuple(lines))
+
+
+def swapped(solution: Callable[..., Any], one: str, other: str) -> Variant:
+    """`solution` with two lines in each other's place, named by how they begin.
+
+    Raises:
+        LookupError: there is no such line, or more than one.
+    """
+    lines = list(body(solution))
+    a, b = _starting(lines, one), _starting(lines, other)
+    lines[a], lines[b] = lines[b], lines[a]
+    return Variant(solution, tuple(lines))
+
+
+def _first_name(line: str) -> str:
+    """`total[` of `    total[id] += 1`, with the indentation."""
+    found = re.match(r" *[\w.]+\[?", line)
+    return found[0] if found else line
+
+
+def _starting(lines: list[str], start: str) -> int:
+    return _only(lines, start, lambda line: line.lstrip()[: len(start)])
+
+
+def _only(lines: list[str], wanted: str, name: Callable[[str], str]) -> int:
+    found = [i for i, line in enumerate(lines) if name(line) == wanted]
+    if len(found) != 1:
+        raise LookupError(f"{len(found)} lines begin with {wanted!r}")
+    return found[0]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tinygpt.course.exercises import Exercise, Mistake
+from tinygpt.course.exercises import Exercise, Mistake, instead
 
 
 def _random(seed: int, *shape: int) -> Tensor:
@@ -19,18 +19,21 @@ HEADS = torch.arange(2 * 4 * 3 * 5.0).view(2, 4, 3, 5)  # [B, H, T, D]
 
 def scores(q: Tensor, k: Tensor) -> Tensor:
     """Dot products of queries and keys, divided by sqrt(D)."""
-    return q @ k.transpose(-2, -1) / q.size(-1) ** 0.5
+    products = q @ k.transpose(-2, -1)
+    return products / q.size(-1) ** 0.5
 
 
 def weights(scores: Tensor) -> Tensor:
     """Softmax of each row, written out."""
     powers = scores.exp()
-    return powers / powers.sum(dim=-1, keepdim=True)
+    totals = powers.sum(dim=-1, keepdim=True)
+    return powers / totals
 
 
 def split_heads(x: Tensor, n_heads: int) -> Tensor:
     """[B, T, C] -> [B, T, H, D] -> [B, H, T, D]."""
-    return x.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+    cut = x.unflatten(-1, (n_heads, -1))
+    return cut.transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -45,26 +48,28 @@ EXERCISES = [
         cases=(PAIR, (Q, K)),
         mistakes=(
             Mistake(
-                lambda q, k: q @ k.transpose(-2, -1),
+                instead(scores, "return products"),
                 "your scores are not scaled: divide by the square root of D, the "
                 "length of a query.",
             ),
             Mistake(
-                lambda q, k: q @ k.transpose(-2, -1) / q.size(-1),
+                instead(scores, "return products / q.size(-1)"),
                 "you divide by D; the spread of a dot product grows with the square "
                 "root of D.",
             ),
             Mistake(
-                lambda q, k: q @ k.transpose(-2, -1) / q.size(-2) ** 0.5,
+                instead(scores, "return products / q.size(-2) ** 0.5"),
                 "you divide by the square root of the number of tokens; take the last "
                 "axis, D, the length of a query.",
             ),
             Mistake(
-                lambda q, k: scores(q, k).softmax(dim=-1),
+                instead(
+                    scores, "return (products / q.size(-1) ** 0.5).softmax(dim=-1)"
+                ),
                 "these are the weights already: leave softmax to the next exercise.",
             ),
             Mistake(
-                lambda q, k: k @ q.transpose(-2, -1) / q.size(-1) ** 0.5,
+                instead(scores, "products = k @ q.transpose(-2, -1)"),
                 "your rows are keys and your columns queries: each query should have "
                 "a row.",
             ),
@@ -76,21 +81,21 @@ EXERCISES = [
         cases=((torch.tensor([[0.0, 0.0], [0.0, 1.0], [2.0, 0.0]]),), (SCORES,)),
         mistakes=(
             Mistake(
-                lambda s: s.exp() / s.exp().sum(dim=-2, keepdim=True),
+                instead(weights, "totals = powers.sum(dim=-2, keepdim=True)"),
                 "your columns add up to 1, not your rows: sum over the last axis.",
             ),
             Mistake(
-                lambda s: s.exp() / s.exp().sum(),
+                instead(weights, "totals = powers.sum()"),
                 "you divide by the sum of all numbers; each row has a sum of its own: "
                 "sum(dim=-1, keepdim=True).",
             ),
             Mistake(
-                lambda s: s / s.sum(dim=-1, keepdim=True),
+                instead(weights, "powers = scores"),
                 "you divide the scores themselves, which may be negative or add up to "
                 "0; take exp of them first.",
             ),
             Mistake(
-                lambda s: s.exp(),
+                instead(weights, "return powers", without="totals ="),
                 "these are positive, but no shares yet: divide each row by its sum.",
             ),
         ),
@@ -101,17 +106,24 @@ EXERCISES = [
         cases=((X, 2), (X, 4)),
         mistakes=(
             Mistake(
-                lambda x, n: x.reshape(len(x), n, x.size(1), -1),
+                instead(
+                    split_heads,
+                    "return x.reshape(len(x), n_heads, x.size(1), -1)",
+                    without="cut =",
+                ),
                 "your heads mix tokens: view alone reads on across the ends of rows. "
                 "Cut the last axis first, then transpose.",
             ),
             Mistake(
-                lambda x, n: x.unflatten(-1, (n, -1)),
+                instead(split_heads, "return cut"),
                 "the cut is right, but the axes are still [B, T, H, D]: transpose T "
                 "and H.",
             ),
             Mistake(
-                lambda x, n: x.unflatten(-1, (-1, n)).permute(0, 3, 1, 2),
+                instead(
+                    split_heads,
+                    "cut = x.unflatten(-1, (-1, n_heads)).transpose(-2, -1)",
+                ),
                 "your heads take every other number: cut the last axis into [H, D], "
                 "not into [D, H].",
             ),

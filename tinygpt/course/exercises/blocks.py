@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tinygpt.course.exercises import Exercise, Mistake
+from tinygpt.course.exercises import Exercise, Mistake, instead, swapped
 
 Step = Callable[[Tensor], Tensor]
 
@@ -29,12 +29,19 @@ def layer_norm(x: Tensor) -> Tensor:
 
 def pre_norm(x: Tensor, norm: Step, f: Step) -> Tensor:
     """Normalise what goes in, add what comes out."""
-    return x + f(norm(x))
+    h = x
+    h = norm(h)
+    h = f(h)
+    return x + h
 
 
-def feed_forward(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+def feed_forward(
+    x: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor
+) -> Tensor:
     """To the hidden width, ReLU, and back."""
-    return (x @ w1.T + b1).relu() @ w2.T + b2
+    hidden = x @ first.T + first_bias
+    hidden = hidden.relu()
+    return hidden @ second.T + second_bias
 
 
 def next_id(logits: Tensor) -> Tensor:
@@ -57,7 +64,7 @@ EXERCISES = [
         cases=((torch.tensor([[[1.0, 3.0, 3.0, 9.0]], [[0.0, 4.0, 2.0, 2.0]]]),), (X,)),
         mistakes=(
             Mistake(
-                lambda x: _centred(x) / (x.var(dim=-1, keepdim=True) + 1e-5).sqrt(),
+                instead(layer_norm, "variance = x.var(dim=-1, keepdim=True)"),
                 "your variance divides by C - 1: say correction=0, so that it divides "
                 "by C.",
             ),
@@ -78,13 +85,11 @@ EXERCISES = [
                 "other. Take the last axis.",
             ),
             Mistake(
-                lambda x: (
-                    _centred(x) / (x.var(dim=-1, keepdim=True, correction=0) + 1e-5)
-                ),
+                instead(layer_norm, "return centred / (variance + 1e-5)"),
                 "you divide by the variance; divide by its square root.",
             ),
             Mistake(
-                lambda x: x / (x.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt(),
+                instead(layer_norm, "centred = x"),
                 "you scale, but do not subtract the mean: that is RMSNorm.",
             ),
         ),
@@ -95,20 +100,20 @@ EXERCISES = [
         cases=((X, layer_norm, _plus_one), (X[:1], layer_norm, torch.exp)),
         mistakes=(
             Mistake(
-                lambda x, norm, f: norm(x + f(x)),
+                instead(pre_norm, "return norm(x + h)", without="h = norm"),
                 "this is post-norm: you normalise the sum. Normalise what goes into f.",
             ),
             Mistake(
-                lambda x, norm, f: f(norm(x)),
+                instead(pre_norm, "return h"),
                 "the residual is missing: add x, so that the stream goes on.",
             ),
             Mistake(
-                lambda x, norm, f: norm(x) + f(norm(x)),
+                instead(pre_norm, "return norm(x) + h"),
                 "you add to the normalised vector; the stream x itself should stay as "
                 "it is.",
             ),
             Mistake(
-                lambda x, norm, f: x + norm(f(x)),
+                swapped(pre_norm, "h = norm", "h = f"),
                 "you normalise what comes out of f; normalise what goes in.",
             ),
         ),
@@ -128,16 +133,22 @@ EXERCISES = [
         ),
         mistakes=(
             Mistake(
-                lambda x, w1, b1, w2, b2: (x @ w1.T + b1) @ w2.T + b2,
+                instead(feed_forward, without="hidden = hidden"),
                 "the nonlinearity is missing: two linear layers without relu between "
                 "them are no more than one.",
             ),
             Mistake(
-                lambda x, w1, b1, w2, b2: ((x @ w1.T + b1) @ w2.T + b2).relu(),
+                instead(
+                    feed_forward,
+                    "return (hidden @ second.T + second_bias).relu()",
+                    without="hidden = hidden",
+                ),
                 "your relu comes at the end; it belongs between the two layers.",
             ),
             Mistake(
-                lambda x, w1, b1, w2, b2: feed_forward(x, w1, b1, w2, b2).relu(),
+                instead(
+                    feed_forward, "return (hidden @ second.T + second_bias).relu()"
+                ),
                 "there is one relu too many: what comes out may be negative.",
             ),
             Mistake(
@@ -146,7 +157,7 @@ EXERCISES = [
                 "second_bias at the end.",
             ),
             Mistake(
-                lambda x, w1, b1, w2, b2: x + feed_forward(x, w1, b1, w2, b2),
+                instead(feed_forward, "return x + hidden @ second.T + second_bias"),
                 "you add the residual already; that is the block's work, here only the "
                 "two layers are asked for.",
             ),

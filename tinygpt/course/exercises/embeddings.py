@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tinygpt.course.exercises import Exercise, Mistake
+from tinygpt.course.exercises import Exercise, Mistake, instead
 
 IDS = torch.tensor([[3, 1, 0], [4, 3, 2]])
 TABLE = torch.randn(5, 7, generator=torch.Generator().manual_seed(2))
@@ -24,47 +24,17 @@ def lookup(table: Tensor, ids: Tensor) -> Tensor:
 
 def gradient(ids: Tensor, grad: Tensor, vocab_size: int) -> Tensor:
     """[T] and [T, C] -> [V, C]: each row adds up what its token's places got."""
-    return one_hot(ids, vocab_size).T @ grad
-
-
-def _gradient_last(ids: Tensor, grad: Tensor, vocab_size: int) -> Tensor:
     total = torch.zeros(vocab_size, grad.size(1))
-    for id, row in zip(ids.tolist(), grad, strict=True):
-        total[id] = row
+    for place, id in enumerate(ids):
+        total[id] += grad[place]
     return total
-
-
-def _gradient_mean(ids: Tensor, grad: Tensor, vocab_size: int) -> Tensor:
-    times = torch.bincount(ids, minlength=vocab_size).clamp(min=1)
-    return gradient(ids, grad, vocab_size) / times.unsqueeze(1)
-
-
-def _gradient_count(ids: Tensor, grad: Tensor, vocab_size: int) -> Tensor:
-    return gradient(ids, torch.ones_like(grad), vocab_size)
 
 
 def nearest(table: Tensor, id: int, k: int) -> list[int]:
     """The k ids with the largest cosine similarity, without `id` itself."""
     directions = F.normalize(table, dim=1)
-    return _others(directions @ directions[id], id)[:k]
-
-
-def _others(scores: Tensor, id: int) -> list[int]:
-    order: list[int] = scores.argsort(descending=True).tolist()
-    return [i for i in order if i != id]
-
-
-def _nearest_itself(table: Tensor, id: int, k: int) -> list[int]:
-    return [id, *nearest(table, id, k)][:k]
-
-
-def _nearest_dot(table: Tensor, id: int, k: int) -> list[int]:
-    return _others(table @ table[id], id)[:k]
-
-
-def _farthest(table: Tensor, id: int, k: int) -> list[int]:
-    directions = F.normalize(table, dim=1)
-    return _others(-(directions @ directions[id]), id)[:k]
+    order = (directions @ directions[id]).argsort(descending=True)
+    return [i for i in order.tolist() if i != id][:k]
 
 
 EXERCISES = [
@@ -117,17 +87,20 @@ EXERCISES = [
         ),
         mistakes=(
             Mistake(
-                _gradient_last,
+                instead(gradient, "    total[id] = grad[place]"),
                 "a token that occurs twice keeps only its last gradient (so it does "
                 "with total[ids] += grad); add them up one by one.",
             ),
             Mistake(
-                _gradient_mean,
+                instead(
+                    gradient,
+                    "return total / ids.bincount(minlength=len(total)).clamp(1)[:, None]",
+                ),
                 "you average over the places of a token; gradients of one number add "
                 "up.",
             ),
             Mistake(
-                _gradient_count,
+                instead(gradient, "    total[id] += 1"),
                 "you count how often a token occurs; add the rows of grad instead of "
                 "ones.",
             ),
@@ -139,16 +112,16 @@ EXERCISES = [
         cases=((ROWS, 0, 2), (ROWS, 4, 3)),
         mistakes=(
             Mistake(
-                _nearest_itself,
+                instead(nearest, "return order.tolist()[:k]"),
                 "a token is most like itself: leave `id` out of your list.",
             ),
             Mistake(
-                _nearest_dot,
+                instead(nearest, "directions = table"),
                 "you compare dot products, which favour long rows; divide by the "
                 "lengths first.",
             ),
             Mistake(
-                _farthest,
+                instead(nearest, "order = (directions @ directions[id]).argsort()"),
                 "these are the least similar ones: sort from large to small.",
             ),
         ),

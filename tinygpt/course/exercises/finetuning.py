@@ -3,59 +3,32 @@
 import torch
 from torch import Tensor
 
-from tinygpt.config import IGNORE_INDEX
-from tinygpt.course.exercises import Exercise, Mistake
+from tinygpt.course.exercises import Exercise, Mistake, instead
 
 
 def targets(ids: list[int], own: list[bool]) -> list[int]:
     """The next id where it is the assistant's own, else -100."""
     after = zip(ids[1:], own[1:], strict=True)
-    return [i if mine else IGNORE_INDEX for i, mine in after]
-
-
-def _targets_by_input(ids: list[int], own: list[bool]) -> list[int]:
-    pairs = zip(ids[1:], own[:-1], strict=True)
-    return [i if mine else IGNORE_INDEX for i, mine in pairs]
-
-
-def _targets_same(ids: list[int], own: list[bool]) -> list[int]:
-    return [i if mine else IGNORE_INDEX for i, mine in zip(ids, own, strict=True)]
-
-
-def _targets_all(ids: list[int], own: list[bool]) -> list[int]:
-    return ids[1:]
-
-
-def _targets_turned(ids: list[int], own: list[bool]) -> list[int]:
-    return targets(ids, [not mine for mine in own])
+    return [i if mine else -100 for i, mine in after]
 
 
 def _targets_no_end(ids: list[int], own: list[bool]) -> list[int]:
-    return [*targets(ids, own)[:-1], IGNORE_INDEX]
+    return [*targets(ids, own)[:-1], -100]
 
 
 def may_look(documents: Tensor) -> Tensor:
     """Who may look at whom, documents [T] -> [T, T]: back, and in its own text."""
     place = torch.arange(len(documents))
     back = place.unsqueeze(1) >= place
-    return back & (documents.unsqueeze(1) == documents)
-
-
-def _look_everywhere_back(documents: Tensor) -> Tensor:
-    return may_look(torch.zeros_like(documents))
-
-
-def _look_ahead(documents: Tensor) -> Tensor:
-    return documents.unsqueeze(1) == documents
-
-
-def _look_not_at_itself(documents: Tensor) -> Tensor:
-    return may_look(documents).tril(-1)
+    same = documents.unsqueeze(1) == documents
+    return back & same
 
 
 def lora(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, alpha: float) -> Tensor:
     """W x + (alpha / rank) B A x for rows x, with A [rank, in] and B [out, rank]."""
-    return x @ weight.T + alpha / len(a) * (x @ a.T @ b.T)
+    scale = alpha / len(a)
+    adapter = x @ a.T @ b.T
+    return x @ weight.T + scale * adapter
 
 
 def lora_size(inputs: int, outputs: int, rank: int) -> int:
@@ -80,22 +53,22 @@ EXERCISES = [
         ),
         mistakes=(
             Mistake(
-                _targets_by_input,
+                instead(targets, "after = zip(ids[1:], own[:-1], strict=True)"),
                 "you ask whose the input is; what counts is whose the next token is, "
                 "for that is the guess.",
             ),
             Mistake(
-                _targets_same,
+                instead(targets, "after = zip(ids, own, strict=True)"),
                 "your targets are the inputs themselves: begin one id later, so the "
                 "list is one shorter.",
             ),
             Mistake(
-                _targets_all,
+                instead(targets, "return ids[1:]", without="after ="),
                 "you let every token count, the user's too: write -100 where own is "
                 "False.",
             ),
             Mistake(
-                _targets_turned,
+                instead(targets, "return [-100 if mine else i for i, mine in after]"),
                 "you keep the user's tokens and drop the assistant's: the other way "
                 "round.",
             ),
@@ -112,16 +85,16 @@ EXERCISES = [
         cases=((torch.tensor([0, 0, 1]),), (torch.tensor([0, 1, 1, 1, 2]),)),
         mistakes=(
             Mistake(
-                _look_everywhere_back,
+                instead(may_look, "return back"),
                 "your mask lets one conversation read another: compare the numbers of "
                 "the documents too.",
             ),
             Mistake(
-                _look_ahead,
+                instead(may_look, "return same"),
                 "your mask lets a token see the future: also ask for s <= t.",
             ),
             Mistake(
-                _look_not_at_itself,
+                instead(may_look, "back = place.unsqueeze(1) > place"),
                 "your tokens cannot see themselves: use >= in place of >.",
             ),
         ),
@@ -135,21 +108,21 @@ EXERCISES = [
         ),
         mistakes=(
             Mistake(
-                lambda x, w, a, b, alpha: x @ w.T + x @ a.T @ b.T,
+                instead(lora, "return x @ weight.T + adapter"),
                 "the scale is missing: multiply the adapter's part by alpha / rank.",
             ),
             Mistake(
-                lambda x, w, a, b, alpha: x @ w.T + alpha * (x @ a.T @ b.T),
+                instead(lora, "scale = alpha"),
                 "you scale by alpha alone: divide it by the rank, the number of rows "
                 "of A.",
             ),
             Mistake(
-                lambda x, w, a, b, alpha: alpha / len(a) * (x @ a.T @ b.T),
+                instead(lora, "return scale * adapter"),
                 "that is the adapter alone; the frozen layer's W x still works beside "
                 "it.",
             ),
             Mistake(
-                lambda x, w, a, b, alpha: alpha / len(a) * (x @ w.T + x @ a.T @ b.T),
+                instead(lora, "return scale * (x @ weight.T + adapter)"),
                 "you scale the frozen layer as well; the scale belongs to the adapter "
                 "only.",
             ),

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tinygpt.course.exercises import Exercise, Mistake
+from tinygpt.course.exercises import Exercise, Mistake, instead
 
 
 def temperature(logits: Tensor, temperature: float) -> Tensor:
@@ -32,24 +32,12 @@ def top_k(logits: Tensor, k: int) -> Tensor:
     """Probabilities [V] of the k largest logits; the others get 0."""
     best = logits.topk(k)
     cut = torch.full_like(logits, -torch.inf)
-    return cut.scatter(-1, best.indices, best.values).softmax(dim=-1)
+    kept = cut.scatter(-1, best.indices, best.values)
+    return kept.softmax(dim=-1)
 
 
 def _top_k_not_scaled(logits: Tensor, k: int) -> Tensor:
     return logits.softmax(dim=-1).where(top_k(logits, k) > 0, 0.0)
-
-
-def _top_k_zero_logits(logits: Tensor, k: int) -> Tensor:
-    return logits.where(top_k(logits, k) > 0, 0.0).softmax(dim=-1)
-
-
-def _top_k_one_less(logits: Tensor, k: int) -> Tensor:
-    border = logits.topk(k).values[-1]
-    return logits.where(logits > border, -torch.inf).softmax(dim=-1)
-
-
-def _top_k_short(logits: Tensor, k: int) -> Tensor:
-    return logits.topk(k).values.softmax(dim=-1)
 
 
 def top_p(probabilities: Tensor, p: float) -> Tensor:
@@ -57,27 +45,8 @@ def top_p(probabilities: Tensor, p: float) -> Tensor:
     ranked, order = probabilities.sort(descending=True)
     before = ranked.cumsum(dim=-1) - ranked
     kept = ranked.where(before < p, 0.0)
-    return torch.zeros_like(probabilities).scatter(-1, order, kept / kept.sum())
-
-
-def _top_p_without_last(probabilities: Tensor, p: float) -> Tensor:
-    ranked, order = probabilities.sort(descending=True)
-    kept = ranked.where(ranked.cumsum(dim=-1) <= p, 0.0)
-    return torch.zeros_like(probabilities).scatter(-1, order, kept / kept.sum())
-
-
-def _top_p_not_scaled(probabilities: Tensor, p: float) -> Tensor:
-    return probabilities.where(top_p(probabilities, p) > 0, 0.0)
-
-
-def _top_p_sorted(probabilities: Tensor, p: float) -> Tensor:
-    return top_p(probabilities, p).sort(descending=True).values
-
-
-def _top_p_unsorted(probabilities: Tensor, p: float) -> Tensor:
-    before = probabilities.cumsum(dim=-1) - probabilities
-    kept = probabilities.where(before < p, 0.0)
-    return kept / kept.sum()
+    share = kept / kept.sum()
+    return torch.zeros_like(probabilities).scatter(-1, order, share)
 
 
 def positions(n_cached: int, n_new: int) -> Tensor:
@@ -129,17 +98,17 @@ EXERCISES = [
                 "stay, or cut before the softmax.",
             ),
             Mistake(
-                _top_k_zero_logits,
+                instead(top_k, "cut = torch.zeros_like(logits)"),
                 "you set the other logits to 0, and exp(0) is 1, so those tokens can "
                 "still be drawn: set them to minus infinity.",
             ),
             Mistake(
-                _top_k_one_less,
+                instead(top_k, "best = logits.topk(k - 1)"),
                 "you keep only k - 1 tokens: the k-th largest logit stays too, so "
-                "compare with >=.",
+                "compare with >=, or ask topk for k.",
             ),
             Mistake(
-                _top_k_short,
+                instead(top_k, "return best.values.softmax(dim=-1)"),
                 "your answer has k numbers; give one for each token, 0 for those that "
                 "are cut.",
             ),
@@ -151,22 +120,25 @@ EXERCISES = [
         cases=((CHANCES, 0.6), (MORE_CHANCES, 0.75)),
         mistakes=(
             Mistake(
-                _top_p_without_last,
+                instead(top_p, "before = ranked.cumsum(dim=-1)"),
                 "you drop the token that reaches p: it stays, so that the sum is at "
                 "least p.",
             ),
             Mistake(
-                _top_p_not_scaled,
+                instead(top_p, "share = kept"),
                 "your probabilities do not sum to 1: divide by the sum of those that "
                 "stay.",
             ),
             Mistake(
-                _top_p_sorted,
+                instead(top_p, "return share"),
                 "your probabilities are right but sorted: put each back at its own "
                 "token, with scatter and the order that sort returned.",
             ),
             Mistake(
-                _top_p_unsorted,
+                instead(
+                    top_p,
+                    "ranked, order = probabilities, torch.arange(len(probabilities))",
+                ),
                 "you add up in the order of the ids: sort first, the likeliest token "
                 "comes first.",
             ),

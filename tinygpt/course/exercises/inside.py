@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tinygpt.course.exercises import Exercise, Mistake
+from tinygpt.course.exercises import Exercise, Mistake, instead
 
 Step = Callable[[Tensor], Tensor]
 
@@ -33,18 +33,6 @@ def silence(mixed: Tensor, n_heads: int, head: int) -> Tensor:
     return silent
 
 
-def _silence_interleaved(mixed: Tensor, n_heads: int, head: int) -> Tensor:
-    silent = mixed.clone()
-    silent[..., head::n_heads] = 0
-    return silent
-
-
-def _silence_one_number(mixed: Tensor, n_heads: int, head: int) -> Tensor:
-    silent = mixed.clone()
-    silent[..., head] = 0
-    return silent
-
-
 def longest_copy(sample: list[str], source: list[str]) -> int:
     """The length of the longest run of words of sample that is also in source."""
     longest = 0
@@ -59,18 +47,6 @@ def longest_copy(sample: list[str], source: list[str]) -> int:
 
 def _copy_words(sample: list[str], source: list[str]) -> int:
     return sum(word in source for word in sample)
-
-
-def _copy_from_start(sample: list[str], source: list[str]) -> int:
-    return max(longest_copy(sample[:n], source) == n and n for n in range(8))
-
-
-def _copy_in_step(sample: list[str], source: list[str]) -> int:
-    run = longest = 0
-    for ours, theirs in zip(sample, source, strict=False):
-        run = run + 1 if ours == theirs else 0
-        longest = max(longest, run)
-    return longest
 
 
 def _copy_with_gaps(sample: list[str], source: list[str]) -> int:
@@ -161,20 +137,22 @@ EXERCISES = [
         cases=((MIXED, 3, 1), (MIXED, 6, 4)),
         mistakes=(
             Mistake(
-                _silence_interleaved,
+                instead(silence, "silent[..., head::n_heads] = 0"),
                 "you take every n_heads-th number; those of one head lie side by "
                 "side, from head * head_dim on.",
             ),
             Mistake(
-                lambda mixed, n_heads, head: silence(mixed, n_heads, head - 1),
+                instead(
+                    silence, "silent[..., (head - 1) * head_dim : head * head_dim] = 0"
+                ),
                 "you silence the head before: heads are counted from 0.",
             ),
             Mistake(
-                lambda mixed, n_heads, head: mixed - silence(mixed, n_heads, head),
+                instead(silence, "return mixed - silent"),
                 "you keep that head and silence all others: do the opposite.",
             ),
             Mistake(
-                _silence_one_number,
+                instead(silence, "silent[..., head] = 0"),
                 "you set a single number to 0; a head has C / n_heads of them.",
             ),
         ),
@@ -194,12 +172,12 @@ EXERCISES = [
                 "neighbours in the same order.",
             ),
             Mistake(
-                _copy_from_start,
+                instead(longest_copy, "for i in range(1):"),
                 "you look only for runs from the first word of the sample: a copy may "
                 "begin at any word.",
             ),
             Mistake(
-                _copy_in_step,
+                instead(longest_copy, "    for j in range(i, i + 1):"),
                 "you compare word by word at the same place; the copy may be "
                 "anywhere in the source.",
             ),

@@ -3,23 +3,27 @@
 import torch
 from torch import Tensor
 
-from tinygpt.course.exercises import Exercise, Mistake
+from tinygpt.course.exercises import Exercise, Mistake, instead
 
 
 def causal(n: int) -> Tensor:
     """True where query t (row) may look at key s (column)."""
     places = torch.arange(n)
-    return places.unsqueeze(1) >= places
+    queries, keys = places.unsqueeze(1), places
+    return queries >= keys
 
 
 def apply(scores: Tensor, mask: Tensor) -> Tensor:
     """The mask first, then softmax over the keys."""
-    return scores.masked_fill(~mask, -torch.inf).softmax(dim=-1)
+    hidden = scores.masked_fill(~mask, -torch.inf)
+    return hidden.softmax(dim=-1)
 
 
 def targets(window: Tensor) -> tuple[Tensor, Tensor]:
     """All but the last id, and all but the first."""
-    return window[:, :-1], window[:, 1:]
+    inputs = window[:, :-1]
+    targets = window[:, 1:]
+    return inputs, targets
 
 
 def padding(lengths: Tensor, n: int) -> Tensor:
@@ -38,27 +42,27 @@ EXERCISES = [
         cases=((5,), (6,)),
         mistakes=(
             Mistake(
-                lambda n: torch.ones(n, n, dtype=torch.bool).tril(1),
+                instead(causal, "return queries + 1 >= keys"),
                 "your mask lets position 3 see position 4: it is off by one, and every "
                 "token sees the one that it should predict.",
             ),
             Mistake(
-                lambda n: torch.ones(n, n, dtype=torch.bool).tril(-1),
+                instead(causal, "return queries > keys"),
                 "in your mask a token does not see itself; the first would see "
                 "nothing at all. Allow the diagonal.",
             ),
             Mistake(
-                lambda n: torch.ones(n, n, dtype=torch.bool).triu(),
+                instead(causal, "queries, keys = places, places.unsqueeze(1)"),
                 "your mask shows the future and hides the past: rows are queries, so "
                 "the lower left triangle (tril) is allowed.",
             ),
             Mistake(
-                lambda n: torch.ones(n, n, dtype=torch.bool).triu(1),
+                instead(causal, "return queries < keys"),
                 "your mask is True where it should be False: here True means that a "
                 "token may look.",
             ),
             Mistake(
-                lambda n: torch.ones(n, n).tril(),
+                instead(causal, "return (queries >= keys).float()"),
                 "the triangle is right, but it holds numbers: make it True and False "
                 "with dtype=torch.bool.",
             ),
@@ -70,22 +74,26 @@ EXERCISES = [
         cases=((PAIR, causal(2)), (SCORES, causal(5))),
         mistakes=(
             Mistake(
-                lambda s, m: s.softmax(dim=-1).masked_fill(~m, 0),
+                instead(
+                    apply,
+                    "return scores.softmax(dim=-1).masked_fill(~mask, 0)",
+                    without="hidden =",
+                ),
                 "you mask after softmax: rows no longer add up to 1, and the hidden "
                 "scores still count in the sum. Mask first.",
             ),
             Mistake(
-                lambda s, m: s.masked_fill(~m, 0).softmax(dim=-1),
+                instead(apply, "hidden = scores.masked_fill(~mask, 0)"),
                 "you write 0 over the forbidden scores, but e^0 is 1: write minus "
                 "infinity.",
             ),
             Mistake(
-                lambda s, m: s.masked_fill(~m, -torch.inf).softmax(dim=-2),
+                instead(apply, "return hidden.softmax(dim=-2)"),
                 "your columns add up to 1, not your rows: softmax goes over the keys, "
                 "the last axis.",
             ),
             Mistake(
-                lambda s, m: s.masked_fill(m, -torch.inf).softmax(dim=-1),
+                instead(apply, "hidden = scores.masked_fill(mask, -torch.inf)"),
                 "you hide what may be seen: masked_fill writes where its mask is True, "
                 "so give it ~mask.",
             ),
@@ -97,22 +105,24 @@ EXERCISES = [
         cases=((WINDOW,), (WINDOW[:1, :3],)),
         mistakes=(
             Mistake(
-                lambda w: (w[:, :-1], w[:, :-1]),
+                instead(targets, "targets = window[:, :-1]"),
                 "your targets are not shifted: the model would learn to repeat its "
                 "input.",
             ),
             Mistake(
-                lambda w: (w[:, 1:], w[:, :-1]),
+                instead(targets, "return targets, inputs"),
                 "your targets come one step too early: the model would learn to write "
                 "backwards. Swap the two.",
             ),
             Mistake(
-                lambda w: (w, w.roll(-1, dims=1)),
+                instead(
+                    targets, "inputs = window", "targets = window.roll(-1, dims=1)"
+                ),
                 "roll brings the first id round to the end as the last target; cut the "
                 "window instead, so that both parts have T ids.",
             ),
             Mistake(
-                lambda w: (w[:-1], w[1:]),
+                instead(targets, "inputs = window[:-1]", "targets = window[1:]"),
                 "you cut the batch axis, the first; cut the time axis, the second.",
             ),
         ),

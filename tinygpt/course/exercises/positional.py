@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from tinygpt.course.exercises import Exercise, Mistake
+from tinygpt.course.exercises import Exercise, Mistake, instead
 
 X = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(3))
 TABLE = torch.randn(5, 4, generator=torch.Generator().manual_seed(4))
@@ -16,36 +16,11 @@ def wavelength(pair: int, d_model: int) -> float:
     return float(2 * math.pi * 10_000 ** (2 * pair / d_model))
 
 
-def _angles(T: int, C: int, exponent: int = 2, first: int = 0) -> Tensor:
-    speed = 10_000.0 ** (-exponent * torch.arange(C // 2) / C)
-    return torch.arange(first, first + T).unsqueeze(1) * speed  # [T, C/2]
-
-
-def _alternate(a: Tensor, b: Tensor) -> Tensor:
-    return torch.stack([a, b], dim=-1).flatten(1)
-
-
 def sinusoids(T: int, C: int) -> Tensor:
     """[T, C]: sine and cosine of each pair's angle, side by side."""
-    return _alternate(_angles(T, C).sin(), _angles(T, C).cos())
-
-
-def _sinusoids_in_halves(T: int, C: int) -> Tensor:
-    return torch.cat([_angles(T, C).sin(), _angles(T, C).cos()], dim=1)
-
-
-def _sinusoids_swapped(T: int, C: int) -> Tensor:
-    return _alternate(_angles(T, C).cos(), _angles(T, C).sin())
-
-
-def _sinusoids_too_fast(T: int, C: int) -> Tensor:
-    angle = _angles(T, C, exponent=1)
-    return _alternate(angle.sin(), angle.cos())
-
-
-def _sinusoids_from_one(T: int, C: int) -> Tensor:
-    angle = _angles(T, C, first=1)
-    return _alternate(angle.sin(), angle.cos())
+    speed = 10000 ** (-torch.arange(0, C, 2) / C)
+    angle = torch.arange(T)[:, None] * speed
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
 
 def add(x: Tensor, table: Tensor) -> Tensor:
@@ -55,14 +30,11 @@ def add(x: Tensor, table: Tensor) -> Tensor:
 
 def turn(point: Tensor, angle: float) -> Tensor:
     """Turn a point [2] against the clock, the angle in radians."""
-    (x, y), cos, sin = point, math.cos(angle), math.sin(angle)
-    return torch.stack([x * cos - y * sin, x * sin + y * cos])
-
-
-def _turn_overwriting(point: Tensor, angle: float) -> Tensor:
-    (x, y), cos, sin = point, math.cos(angle), math.sin(angle)
-    x = x * cos - y * sin
-    return torch.stack([x, x * sin + y * cos])
+    x, y = point
+    cos, sin = math.cos(angle), math.sin(angle)
+    new_x = x * cos - y * sin
+    new_y = x * sin + y * cos
+    return torch.stack([new_x, new_y])
 
 
 EXERCISES = [
@@ -92,21 +64,27 @@ EXERCISES = [
         cases=((3, 4), (7, 6)),
         mistakes=(
             Mistake(
-                _sinusoids_in_halves,
+                instead(
+                    sinusoids,
+                    "return torch.cat([angle.sin(), angle.cos()], dim=1)",
+                ),
                 "all numbers are there, but sines and cosines should alternate: sine, "
                 "cosine, sine, cosine.",
             ),
             Mistake(
-                _sinusoids_swapped,
+                instead(
+                    sinusoids,
+                    "return torch.stack([angle.cos(), angle.sin()], dim=-1).flatten(1)",
+                ),
                 "the cosine comes first in each pair; the formula begins with the "
                 "sine.",
             ),
             Mistake(
-                _sinusoids_too_fast,
+                instead(sinusoids, "speed = 10000 ** (-torch.arange(C // 2) / C)"),
                 "the exponent of pair i is 2 * i / C; yours lacks the 2.",
             ),
             Mistake(
-                _sinusoids_from_one,
+                instead(sinusoids, "angle = torch.arange(1, T + 1)[:, None] * speed"),
                 "your first row is position 1, but positions count from 0.",
             ),
         ),
@@ -140,7 +118,7 @@ EXERCISES = [
         ),
         mistakes=(
             Mistake(
-                lambda point, angle: turn(point, -angle),
+                instead(turn, "cos, sin = math.cos(angle), math.sin(-angle)"),
                 "you turn with the clock: the minus sign belongs to the first number, "
                 "x cos - y sin.",
             ),
@@ -149,8 +127,8 @@ EXERCISES = [
                 "the angle comes in radians already: do not convert it from degrees.",
             ),
             Mistake(
-                _turn_overwriting,
-                "you change x before y has used it; keep the old x for both formulas.",
+                instead(turn, "new_y = new_x * sin + y * cos"),
+                "your new y is made from the new x; both formulas need the old one.",
             ),
         ),
     ),

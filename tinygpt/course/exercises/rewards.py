@@ -1,38 +1,23 @@
 """The exercises of chapter 11, rewards: solutions, cases, and likely mistakes."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from tinygpt.course.exercises import Exercise, Mistake
+from tinygpt.course.exercises import Exercise, Mistake, instead
 
 
 def push(p: Tensor, chosen: int, reward: float, baseline: float) -> Tensor:
     """The gradient of (reward - baseline) log p[chosen] with respect to the logits."""
-    one_hot = F.one_hot(torch.tensor(chosen), len(p)).float()
-    return (reward - baseline) * (one_hot - p)
-
-
-def _push_only_the_chosen(
-    p: Tensor, chosen: int, reward: float, baseline: float
-) -> Tensor:
-    return push(p, chosen, reward, baseline).where(
-        torch.arange(len(p)) == chosen, torch.zeros(())
-    )
+    one_hot = torch.eye(len(p))[chosen]
+    gain = reward - baseline
+    return gain * (one_hot - p)
 
 
 def advantages(rewards: Tensor) -> Tensor:
     """Rewards [P, G] less the mean of their row, over its standard deviation."""
-    from_mean = rewards - rewards.mean(1, keepdim=True)
-    return from_mean / (rewards.std(1, keepdim=True) + 1e-4)
-
-
-def _advantages_over_all(rewards: Tensor) -> Tensor:
-    return (rewards - rewards.mean()) / (rewards.std() + 1e-4)
-
-
-def _advantages_over_columns(rewards: Tensor) -> Tensor:
-    return advantages(rewards.T).T
+    mean = rewards.mean(1, keepdim=True)
+    std = rewards.std(1, keepdim=True)
+    return (rewards - mean) / (std + 1e-4)
 
 
 def clipped(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
@@ -43,7 +28,8 @@ def clipped(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
 
 def dpo(gained_better: Tensor, gained_worse: Tensor, beta: float) -> Tensor:
     """The loss of pairs, from how much likelier each answer became."""
-    return -F.logsigmoid(beta * (gained_better - gained_worse)).mean()
+    margin = gained_better - gained_worse
+    return -torch.nn.functional.logsigmoid(beta * margin).mean()
 
 
 P = torch.tensor([0.5, 0.3, 0.2])
@@ -63,15 +49,15 @@ EXERCISES = [
         cases=((P, 1, 1.0, 0.4), (MORE_P, 3, 0.0, 0.5), (P, 0, 1.0, 0.0)),
         mistakes=(
             Mistake(
-                lambda p, chosen, reward, baseline: push(p, chosen, reward, 0.0),
+                instead(push, "gain = reward"),
                 "the baseline is missing: take it from the reward first.",
             ),
             Mistake(
-                lambda p, chosen, reward, baseline: -push(p, chosen, reward, baseline),
+                instead(push, "return gain * (p - one_hot)"),
                 "the sign is that of the loss; the push goes uphill, towards reward.",
             ),
             Mistake(
-                _push_only_the_chosen,
+                instead(push, "return gain * one_hot * (1 - p)"),
                 "only the chosen answer moves here, but its probability rises at the "
                 "cost of all others: subtract p everywhere.",
             ),
@@ -83,16 +69,20 @@ EXERCISES = [
         cases=((REWARDS,), (REWARDS[:2],)),
         mistakes=(
             Mistake(
-                _advantages_over_all,
+                instead(advantages, "mean = rewards.mean()", "std = rewards.std()"),
                 "mean and deviation are those of all rewards: take them for each row, "
                 "the answers to one prompt.",
             ),
             Mistake(
-                _advantages_over_columns,
+                instead(
+                    advantages,
+                    "mean = rewards.mean(0, keepdim=True)",
+                    "std = rewards.std(0, keepdim=True)",
+                ),
                 "you compare answers to different prompts: take dim=1.",
             ),
             Mistake(
-                lambda rewards: rewards - rewards.mean(1, keepdim=True),
+                instead(advantages, "return rewards - mean"),
                 "divide by the standard deviation of the row, plus 1e-4.",
             ),
         ),
@@ -103,18 +93,18 @@ EXERCISES = [
         cases=((RATIO, ADVANTAGE, 0.2), (RATIO, -ADVANTAGE, 0.05)),
         mistakes=(
             Mistake(
-                lambda ratio, advantage, clip: -clipped(ratio, advantage, clip),
+                instead(
+                    clipped, "return torch.minimum(ratio * advantage, held * advantage)"
+                ),
                 "that is to be maximised; a loss has the other sign.",
             ),
             Mistake(
-                lambda ratio, advantage, clip: (
-                    -ratio.clamp(1 - clip, 1 + clip) * advantage
-                ),
+                instead(clipped, "return -held * advantage"),
                 "you always clip: then a ratio that went the wrong way cannot come "
                 "back. Take the smaller of the clipped and the unclipped product.",
             ),
             Mistake(
-                lambda ratio, advantage, clip: -ratio * advantage,
+                instead(clipped, "return -ratio * advantage"),
                 "nothing is clipped here: the ratio should stop counting at "
                 "1 - clip and 1 + clip.",
             ),
@@ -126,16 +116,16 @@ EXERCISES = [
         cases=((BETTER, WORSE, 0.1), (WORSE, BETTER, 1.0)),
         mistakes=(
             Mistake(
-                lambda better, worse, beta: dpo(worse, better, beta),
+                instead(dpo, "margin = gained_worse - gained_better"),
                 "better and worse are swapped: the better answer should have gained "
                 "more.",
             ),
             Mistake(
-                lambda better, worse, beta: dpo(better, worse, 1.0),
+                instead(dpo, "return -torch.nn.functional.logsigmoid(margin).mean()"),
                 "beta is missing: multiply the difference by it.",
             ),
             Mistake(
-                lambda better, worse, beta: -(beta * (better - worse)).sigmoid().mean(),
+                instead(dpo, "return -(beta * margin).sigmoid().mean()"),
                 "that is the probability itself; the loss is minus its logarithm.",
             ),
         ),

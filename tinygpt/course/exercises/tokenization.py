@@ -1,26 +1,16 @@
 """The exercises of chapter 01, tokenization: solutions, cases, and likely mistakes."""
 
 from collections import Counter
-from itertools import pairwise
 
-from tinygpt.course.exercises import Exercise, Mistake
+from tinygpt.course.exercises import Exercise, Mistake, instead
 
 
 def count_pairs(ids: list[int]) -> dict[tuple[int, int], int]:
     """How often each pair of neighbours occurs."""
-    return dict(Counter(pairwise(ids)))
-
-
-def _pairs_apart(ids: list[int]) -> dict[tuple[int, int], int]:
-    return dict(Counter(zip(ids[::2], ids[1::2])))  # noqa: B905
-
-
-def _pairs_wrapped(ids: list[int]) -> dict[tuple[int, int], int]:
-    return dict(Counter(zip(ids, ids[1:] + ids[:1], strict=True)))
-
-
-def _pairs_seen(ids: list[int]) -> dict[tuple[int, int], int]:
-    return dict.fromkeys(pairwise(ids), 1)
+    counts = Counter()  # type: ignore[var-annotated]
+    for i in range(len(ids) - 1):
+        counts[ids[i], ids[i + 1]] += 1
+    return dict(counts)
 
 
 def merge(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
@@ -33,27 +23,11 @@ def merge(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
     return merged
 
 
-def _merge_step_one(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
-    merged = []
-    for i, id in enumerate(ids):
-        merged.append(new_id if tuple(ids[i : i + 2]) == pair else id)
-    return merged
-
-
 def _merge_first_only(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
     for i in range(len(ids) - 1):
         if tuple(ids[i : i + 2]) == pair:
             return [*ids[:i], new_id, *ids[i + 2 :]]
     return list(ids)
-
-
-def _merge_loses_last(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
-    merged, i = [], 0
-    while i < len(ids) - 1:
-        found = tuple(ids[i : i + 2]) == pair
-        merged.append(new_id if found else ids[i])
-        i += 2 if found else 1
-    return merged
 
 
 def bytes_per_token(text: str, ids: list[int]) -> float:
@@ -107,20 +81,9 @@ def _encode_each_once(word: str, merges: Merges) -> list[str]:
 
 def window(ids: list[int], start: int, length: int) -> tuple[list[int], list[int]]:
     """Inputs and targets: each target is the id that follows its input."""
-    return ids[start : start + length], ids[start + 1 : start + length + 1]
-
-
-def _window_same(ids: list[int], start: int, length: int) -> tuple[list[int], ...]:
-    return ids[start : start + length], ids[start : start + length]
-
-
-def _window_before(ids: list[int], start: int, length: int) -> tuple[list[int], ...]:
-    return ids[start + 1 : start + length + 1], ids[start : start + length]
-
-
-def _window_short(ids: list[int], start: int, length: int) -> tuple[list[int], ...]:
     x = ids[start : start + length]
-    return x, x[1:]
+    y = ids[start + 1 : start + length + 1]
+    return x, y
 
 
 EXERCISES = [
@@ -130,16 +93,16 @@ EXERCISES = [
         cases=(([1, 2, 3, 1, 2],), ([7, 7, 7, 7],), ([5],)),
         mistakes=(
             Mistake(
-                _pairs_apart,
+                instead(count_pairs, "for i in range(0, len(ids) - 1, 2):"),
                 "your pairs do not overlap: in [1, 2, 3] both (1, 2) and (2, 3) count.",
             ),
             Mistake(
-                _pairs_wrapped,
+                instead(count_pairs, "for i in range(-1, len(ids) - 1):"),
                 "you also pair the last id with the first, but a text does not wrap "
                 "around.",
             ),
             Mistake(
-                _pairs_seen,
+                instead(count_pairs, "    counts[ids[i], ids[i + 1]] = 1"),
                 "you note each pair once; count how often it occurs.",
             ),
         ),
@@ -154,7 +117,7 @@ EXERCISES = [
         ),
         mistakes=(
             Mistake(
-                _merge_step_one,
+                instead(merge, "    i += 1"),
                 "after a merge you must step over both ids: the second half of the "
                 "pair is still in your result.",
             ),
@@ -163,7 +126,7 @@ EXERCISES = [
                 "you stop after the first merge; the pair may occur again.",
             ),
             Mistake(
-                _merge_loses_last,
+                instead(merge, "while i < len(ids) - 1:"),
                 "the last id gets lost when it is not part of a pair.",
             ),
         ),
@@ -219,17 +182,17 @@ EXERCISES = [
         cases=(([5, 6, 7, 8, 9], 1, 3), ([3, 1, 4, 1, 5, 9, 2], 0, 5)),
         mistakes=(
             Mistake(
-                _window_same,
+                instead(window, "y = ids[start : start + length]"),
                 "your targets are the inputs themselves: a model could copy them. "
                 "Begin the targets one id later.",
             ),
             Mistake(
-                _window_before,
+                instead(window, "return y, x"),
                 "your inputs come after their targets: x begins at start, y at "
                 "start + 1.",
             ),
             Mistake(
-                _window_short,
+                instead(window, "y = x[1:]"),
                 "you have one target too few: the last input needs a next id too, so "
                 "read length + 1 ids.",
             ),

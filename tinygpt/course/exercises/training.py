@@ -3,10 +3,9 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from tinygpt.course.exercises import Exercise, Mistake
+from tinygpt.course.exercises import Exercise, Mistake, instead, swapped
 
 
 def descend(w: float, goal: float, lr: float, steps: int) -> list[float]:
@@ -18,35 +17,17 @@ def descend(w: float, goal: float, lr: float, steps: int) -> list[float]:
     return path
 
 
-def _descend_up(w: float, goal: float, lr: float, steps: int) -> list[float]:
-    return descend(w, goal, -lr, steps)
-
-
-def _descend_half(w: float, goal: float, lr: float, steps: int) -> list[float]:
-    return descend(w, goal, lr / 2, steps)
-
-
-def _descend_from_start(w: float, goal: float, lr: float, steps: int) -> list[float]:
-    return [w, *descend(w, goal, lr, steps - 1)]
-
-
-def _descend_last(w: float, goal: float, lr: float, steps: int) -> float:
-    return descend(w, goal, lr, steps)[-1]
-
-
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """The mean of -log p at the target, logits [N, V], targets [N]."""
     log_p = logits.log_softmax(dim=-1)
-    return -log_p[torch.arange(len(targets)), targets].mean()
-
-
-def _at_targets(table: Tensor, targets: Tensor) -> Tensor:
-    return table[torch.arange(len(targets)), targets]
+    at_target = log_p[torch.arange(len(targets)), targets]
+    return -at_target.mean()
 
 
 def bits_per_byte(loss: float, n_tokens: int, n_bytes: int) -> float:
     """A loss in nats per token, counted in bits for each byte."""
-    return loss / math.log(2) * n_tokens / n_bytes
+    bits = loss / math.log(2)
+    return bits * n_tokens / n_bytes
 
 
 def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
@@ -54,28 +35,6 @@ def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * (1 - (step - warmup) / (steps - warmup))
-
-
-def _rate_from_zero(step: int, steps: int, warmup: int, peak: float) -> float:
-    if step < warmup:
-        return peak * step / warmup
-    return learning_rate(step, steps, warmup, peak)
-
-
-def _rate_over_all(step: int, steps: int, warmup: int, peak: float) -> float:
-    if step < warmup:
-        return learning_rate(step, steps, warmup, peak)
-    return peak * (1 - step / steps)
-
-
-def _rate_constant(step: int, steps: int, warmup: int, peak: float) -> float:
-    return learning_rate(min(step, warmup), steps, warmup, peak)
-
-
-def _rate_long_fall(step: int, steps: int, warmup: int, peak: float) -> float:
-    if step < warmup:
-        return learning_rate(step, steps, warmup, peak)
-    return peak * (1 - (step - warmup) / steps)
 
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0, 0.5], [0.1, 0.2, 0.3, -3.0], [4.0, 1.0, 1, 1]])
@@ -87,20 +46,20 @@ EXERCISES = [
         cases=((0.0, 3.0, 0.1, 4), (5.0, -1.0, 0.3, 3)),
         mistakes=(
             Mistake(
-                _descend_up,
+                instead(descend, "    w = w + lr * 2 * (w - goal)"),
                 "your w moves away from the goal: go against the gradient, with a "
                 "minus sign.",
             ),
             Mistake(
-                _descend_half,
+                instead(descend, "    w = w - lr * (w - goal)"),
                 "the gradient of (w - goal)^2 is 2 (w - goal): the 2 is missing.",
             ),
             Mistake(
-                _descend_from_start,
+                swapped(descend, "w =", "path.append"),
                 "your list begins with the start: note w after each step, not before.",
             ),
             Mistake(
-                _descend_last,
+                instead(descend, "return w"),
                 "you return the last w only; the list of all of them was asked for.",
             ),
         ),
@@ -114,25 +73,25 @@ EXERCISES = [
         ),
         mistakes=(
             Mistake(
-                lambda x, y: -_at_targets(x.softmax(dim=-1), y).mean(),
+                instead(cross_entropy, "log_p = logits.softmax(dim=-1)"),
                 "you average the probabilities; take the logarithm of each first.",
             ),
             Mistake(
-                lambda x, y: -_at_targets(x, y).mean(),
+                instead(cross_entropy, "log_p = logits"),
                 "those are logits, not yet log-probabilities: use log_softmax over the "
                 "last axis.",
             ),
             Mistake(
-                lambda x, y: -_at_targets(x.log_softmax(dim=0), y).mean(),
+                instead(cross_entropy, "log_p = logits.log_softmax(dim=0)"),
                 "your softmax runs over the positions; it belongs to the vocabulary, "
                 "the last axis.",
             ),
             Mistake(
-                lambda x, y: F.cross_entropy(x, y, reduction="sum"),
+                instead(cross_entropy, "return -at_target.sum()"),
                 "you add up the surprise of all tokens; the loss is their mean.",
             ),
             Mistake(
-                lambda x, y: F.cross_entropy(x, y) / math.log(2),
+                instead(cross_entropy, "return -at_target.mean() / math.log(2)"),
                 "that is right in bits; the loss is counted in nats, with the natural "
                 "logarithm.",
             ),
@@ -144,21 +103,21 @@ EXERCISES = [
         cases=((1.5, 3, 11), (4.2, 1000, 4300)),
         mistakes=(
             Mistake(
-                lambda loss, n_tokens, n_bytes: loss * n_tokens / n_bytes,
+                instead(bits_per_byte, "bits = loss"),
                 "those are nats per byte: divide by ln 2 to get bits.",
             ),
             Mistake(
-                lambda loss, n_tokens, n_bytes: loss * math.log(2) * n_tokens / n_bytes,
+                instead(bits_per_byte, "bits = loss * math.log(2)"),
                 "a nat is more than a bit, so the number of bits is larger: divide by "
                 "ln 2 instead of multiplying.",
             ),
             Mistake(
-                lambda loss, n_tokens, n_bytes: loss / math.log(2) * n_bytes / n_tokens,
+                instead(bits_per_byte, "return bits * n_bytes / n_tokens"),
                 "the fraction is upside down: the bits of all tokens are shared "
                 "by the bytes.",
             ),
             Mistake(
-                lambda loss, n_tokens, n_bytes: loss / math.log(2),
+                instead(bits_per_byte, "return bits"),
                 "those are bits per token: a token has several bytes that share them.",
             ),
         ),
@@ -169,22 +128,22 @@ EXERCISES = [
         cases=tuple((step, 20, 4, 0.01) for step in (0, 2, 3, 4, 11, 19)),
         mistakes=(
             Mistake(
-                _rate_from_zero,
+                instead(learning_rate, "    return peak * step / warmup"),
                 "your first step has learning rate 0 and is wasted: count the warm-up "
                 "from step + 1.",
             ),
             Mistake(
-                _rate_over_all,
+                instead(learning_rate, "return peak * (1 - step / steps)"),
                 "there is a jump at the end of your warm-up: the fall begins at the "
                 "peak, so count the steps since the warm-up.",
             ),
             Mistake(
-                _rate_long_fall,
+                instead(learning_rate, "return peak * (1 - (step - warmup) / steps)"),
                 "your line does not come down to 0 at the last step: only "
                 "steps - warmup are left for the fall.",
             ),
             Mistake(
-                _rate_constant,
+                instead(learning_rate, "return peak"),
                 "after the warm-up your learning rate stays at its peak; let it fall.",
             ),
         ),
