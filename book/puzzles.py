@@ -32,8 +32,20 @@ from tinygpt.course.exercises import (
     parameters,
 )
 
-START, END = "<!-- puzzle:", "<!-- / -->"
-NUMBERS = "none one two three four five six seven eight nine ten".split()
+START = "<!-- puzzle:"
+NUMBERS = [
+    "none",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+]
 STEP = 4  # spaces of indentation
 
 
@@ -83,7 +95,9 @@ def puzzle(exercise: Exercise, name: str) -> Puzzle | None:
         return None
     solution = body(exercise.solution)
     # As a dict, for that keeps the order and has each line once.
-    shown = list(dict.fromkeys([*solution, *(x for m in mistakes for x in m.answer.lines)]))
+    shown = list(
+        dict.fromkeys([*solution, *(x for m in mistakes for x in m.answer.lines)])
+    )
     random.Random(exercise.name).shuffle(shown)
     names = {code: _names(code) for code in shown}
     made = set().union(*(makes for makes, _ in names.values()))
@@ -120,7 +134,9 @@ def _names(code: str) -> tuple[set[str], set[str]]:
     if isinstance(tree.body[0], ast.AugAssign):
         needs |= makes
     inside = [n.target for n in ast.walk(tree) if isinstance(n, ast.comprehension)]
-    own = {n.id for target in inside for n in ast.walk(target) if isinstance(n, ast.Name)}
+    own = {
+        n.id for target in inside for n in ast.walk(target) if isinstance(n, ast.Name)
+    }
     return makes - own, needs - own
 
 
@@ -149,7 +165,9 @@ def fits(lines: Sequence[Line]) -> str:
     return "The last line opens a block that has no lines." if opened else ""
 
 
-def orders(lines: list[Line], begun: tuple[Line, ...] = ()) -> Iterator[tuple[Line, ...]]:
+def orders(
+    lines: list[Line], begun: tuple[Line, ...] = ()
+) -> Iterator[tuple[Line, ...]]:
     """Every order of the lines that `fits`."""
     if not lines:
         if not fits(begun):
@@ -158,7 +176,9 @@ def orders(lines: list[Line], begun: tuple[Line, ...] = ()) -> Iterator[tuple[Li
     for i, line in enumerate(lines):
         now = (*begun, line)
         # A block that is still open is no fault before the end.
-        if not fits(now) or (line.code.endswith(":") and fits(now).startswith("The last")):
+        if not fits(now) or (
+            line.code.endswith(":") and fits(now).startswith("The last")
+        ):
             yield from orders([*lines[:i], *lines[i + 1 :]], now)
 
 

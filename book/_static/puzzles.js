@@ -58,9 +58,6 @@
   function play(fold) {
     const puzzle = JSON.parse(fold.dataset.puzzle);
     const name = puzzle.head.slice("def ".length).split("(")[0];
-    // The colours of the list on paper, line by line; its first is the head.
-    const paper = fold.querySelector("pre");
-    const coloured = paper.innerHTML.trimEnd().split("\n").slice(-puzzle.lines.length);
     const said = make("output", { "aria-live": "polite" });
     const list = (label, kind) => make("ol", { class: kind, "aria-label": label });
     const pool = list("Lines to choose from", "pool");
@@ -69,15 +66,16 @@
     const inProgram = (item) => item.parentNode === program;
     const place = (item) => [...item.parentNode.children].indexOf(item) + 1;
     const code = (item) => puzzle.lines[item.dataset.line].code.trim();
-    const where = (item) => `line ${place(item)} of ${program.children.length}`;
-    const say = (sentence, kind = "") => {
+    const news = (item) => `${code(item)} is ` + (inProgram(item)
+      ? `now line ${place(item)} of ${program.children.length}.`
+      : "back among the lines to choose from.");
+    function say(sentence, kind = "") {
       said.textContent = sentence;
       said.className = kind;
-    };
+    }
 
     function settle(item, focus) {
-      const verb = item.querySelector(".verb");
-      verb.textContent = inProgram(item) ? "Put back: " : "Take: ";
+      item.querySelector(".verb").textContent = inProgram(item) ? "Put back: " : "Take: ";
       if (focus) focus.focus();
     }
     function move(item, list, before, focus) {
@@ -85,8 +83,7 @@
       list.insertBefore(item, before);
       settle(item, focus);
       if (from === list && was === place(item)) return;
-      if (list === pool) say(`${code(item)} is back among the lines to choose from.`);
-      else say(`${code(item)} is now ${where(item)}.`);
+      say(news(item));
     }
     function step(item, by, focus) {
       const items = [...program.children], to = place(item) - 1 + by;
@@ -98,15 +95,13 @@
     }
 
     function line(i) {
-      const text = make("code");
-      text.innerHTML = coloured[i].trimStart();
+      const whole = puzzle.lines[i].code;
       const take = make("button", { type: "button", class: "take" },
-        make("span", { class: "verb visually-hidden" }), text);
+        make("span", { class: "verb visually-hidden" }), make("code", {}, whole.trim()));
       const up = make("button", { type: "button", class: "up" }, "↑");
       const down = make("button", { type: "button", class: "down" }, "↓");
       const grip = make("span", { class: "grip", "aria-hidden": "true" }, "⠿");
       const item = make("li", { "data-line": i }, grip, take, up, down);
-      const { code: whole } = puzzle.lines[i];
       item.style.setProperty("--depth", (whole.length - whole.trimStart().length) / STEP);
       up.setAttribute("aria-label", `Move up: ${whole.trim()}`);
       down.setAttribute("aria-label", `Move down: ${whole.trim()}`);
@@ -161,18 +156,13 @@
           if (!item.dataset.dragged) return;
           if (end.type === "pointercancel") home.insertBefore(item, next);
           const [to, before] = [item.parentNode, item.nextSibling];
-          if (to !== home || before !== next) {
-            say(to === pool ? `${code(item)} is among the lines to choose from.`
-              : `${code(item)} is now ${where(item)}.`);
-          }
+          if (to !== home || before !== next) say(news(item));
           settle(item);
           setTimeout(() => delete item.dataset.dragged);  // after the click, if one comes
         };
         document.addEventListener("pointermove", drag);
         document.addEventListener("pointerup", stop);
         document.addEventListener("pointercancel", stop);
-        if (event.pointerType === "mouse") return;
-        event.preventDefault();
       });
     }
 
@@ -182,8 +172,10 @@
     check.addEventListener("click", () => {
       const answer = [...program.children].map((item) => Number(item.dataset.line));
       const [right, sentence] = judge(puzzle, answer);
+      const tell = () => say(sentence, right ? "right" : "wrong");
+      if (said.textContent !== sentence) return tell();
       say("");  // so that the same sentence is read out again
-      setTimeout(() => say(sentence, right ? "right" : "wrong"), 50);
+      setTimeout(tell, 100);
     });
     again.addEventListener("click", () => {
       pool.append(...items);
@@ -193,14 +185,13 @@
     pool.append(...items);
     items.forEach((item) => settle(item));
 
-    const head = make("code", { class: "head" });
-    head.innerHTML = paper.innerHTML.trimEnd().split("\n").at(-puzzle.lines.length - 1);
     fold.append(make("div", { class: "puzzle", role: "group", "aria-label": `Puzzle: ${name}` },
       make("p", { class: "how" }, "Press a line to take it into your program or to put it " +
         "back; move it there with the arrows. Or drag it."),
       make("div", { class: "lists" },
         make("div", {}, make("p", { class: "list-title" }, "Lines to choose from"), pool),
-        make("div", {}, make("p", { class: "list-title" }, "Your program"), head, program)),
+        make("div", {}, make("p", { class: "list-title" }, "Your program"),
+          make("code", { class: "head" }, puzzle.head), program)),
       check, again, said));
     fold.classList.add("live");
   }
