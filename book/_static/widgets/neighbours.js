@@ -16,7 +16,7 @@ tinygptWidgets.widgets.neighbours = (box, data) => {
         x2: x(places[i]), y2: y(places[i]) })),
       ...order.map((i, at) => {
         const node = make("text", { x: x(places[i]), y: y(places[i]) + 4, "text-anchor": "middle",
-          class: i === now ? "query" : near.has(i) ? "key" : "far" }, visible(tokens[i]));
+          class: i === now ? "query" : near.has(i) ? "key" : "other" }, visible(tokens[i]));
         node.addEventListener("click", () => { word.value = at; draw(); });
         return node;
       }));
