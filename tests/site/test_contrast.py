@@ -42,7 +42,8 @@ FAINT = """() => {
       layers.push(numbers(style.backgroundColor));
       if (layers.at(-1)[3] === 1) break;
     }
-    return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
+    const white = [255, 255, 255, 1];
+    return layers.reverse().reduce((below, top) => over(top, below), white);
   };
   const faint = new Set();
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -60,8 +61,8 @@ FAINT = """() => {
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     const size = parseFloat(style.fontSize), bold = Number(style.fontWeight) >= 700;
     const wanted = size >= 24 || (bold && size >= 18.66) ? 3 : 4.5;
-    if (ratio < wanted) faint.add(
-      `${ratio.toFixed(2)} ${node.tagName}.${node.className}: ${node.textContent.trim().slice(0, 40)}`);
+    const words = node.textContent.trim().slice(0, 40);
+    if (ratio < wanted) faint.add(`${ratio.toFixed(2)} ${node.tagName}: ${words}`);
   }
   return [...faint];
 }"""
