@@ -1,12 +1,13 @@
 """Run the chapters' notebooks: the only way their outputs are stored.
 
-    python book/notebooks.py [--stale] [chapters/04_attention.ipynb ...]
+    python book/notebooks.py [--stale | --check] [chapters/04_attention.ipynb ...]
 
 Runs each notebook from top to bottom in a temporary folder and stores what it showed,
 without times and with fixed metadata, so that a diff shows what changed; then puts
 numbers of the runs, and code of the package, into the prose of all (see `quoted`). With
 `--stale` it runs only those whose code, or the files of tinygpt behind it, have changed
-since (a digest in the notebook's metadata).
+since (a digest in the notebook's metadata); with `--check` it runs none, but fails if
+there are such. Where the course has an address, it also puts the cell for Colab in.
 
 To edit a notebook as plain text, use jupytext's percent format, which keeps the options
 of a cell (alt text, caption, tags) as metadata behind its `# %%`:
@@ -32,6 +33,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from published import COLAB, repository, with_colab, without_colab
 from quoted import fill
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,7 +71,8 @@ def behind(name: str, source: str) -> Iterator[Path]:
 
 def digest(path: Path, notebook: NotebookNode) -> str:
     """What the outputs depend on, in 16 hexadecimal digits."""
-    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    cells = [cell for cell in notebook.cells if cell.get("id") != COLAB]
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
     total = hashlib.sha256(json.dumps(code).encode("utf-8"))
     for file in behind(path.stem, "\n".join(code)):
         total.update(file.relative_to(ROOT).as_posix().encode("utf-8"))
@@ -96,21 +99,40 @@ def run(notebook: NotebookNode) -> None:
             cell.outputs = [o for o in cell.outputs if o.get("text", "x").strip()]
 
 
-def renew(paths: list[Path], only_stale: bool) -> None:
-    """Run the notebooks and store their outputs; exits with 1 if a cell fails."""
+def is_stale(path: Path, notebook: NotebookNode) -> bool:
+    """Whether the outputs are those of other code."""
+    stored = notebook.metadata.get("tinygpt", {}).get("inputs")
+    return bool(stored != digest(path, notebook))
+
+
+def renew(paths: list[Path], only_stale: bool, url: str = "") -> None:
+    """Run the notebooks and store their outputs; exits with 1 if a cell fails.
+
+    With the `url` of a repository, each gets a cell that installs from there in Colab.
+    """
     for path in paths:
         notebook = nbformat.read(path, as_version=4)
-        if only_stale:
-            stored = notebook.metadata.get("tinygpt", {}).get("inputs")
-            if stored == digest(path, notebook):
-                continue
-        print(f"running {path.name} ...", flush=True)
-        try:
-            run(notebook)
-        except Exception as error:  # whatever a chapter raises: name the chapter
-            sys.exit(f"{path.name} failed:\n{error}")
-        notebook.metadata["tinygpt"] = {"inputs": digest(path, notebook)}
-        nbformat.write(notebook, path)
+        had = without_colab(notebook)
+        stale = not only_stale or is_stale(path, notebook)
+        if stale:
+            print(f"running {path.name} ...", flush=True)
+            try:
+                run(notebook)
+            except Exception as error:  # whatever a chapter raises: name the chapter
+                sys.exit(f"{path.name} failed:\n{error}")
+            notebook.metadata["tinygpt"] = {"inputs": digest(path, notebook)}
+        if url:
+            with_colab(notebook, url)
+        if stale or had or url:
+            nbformat.write(notebook, path)
+
+
+def check(paths: list[Path]) -> None:
+    """Exit with 1 and the names of the stale notebooks, if there are any."""
+    read = {path: nbformat.read(path, as_version=4) for path in paths}
+    stale = [path.name for path, notebook in read.items() if is_stale(path, notebook)]
+    if stale:
+        sys.exit(f"outputs of other code: {', '.join(stale)}; `make book` renews them")
 
 
 def fill_all() -> None:
@@ -131,9 +153,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebooks", nargs="*", type=Path)
     parser.add_argument("--stale", action="store_true", help="only those that need it")
+    parser.add_argument("--check", action="store_true", help="fail if any needs it")
     args = parser.parse_args()
-    renew(args.notebooks or sorted((ROOT / "chapters").glob("*.ipynb")), args.stale)
-    fill_all()
+    notebooks = args.notebooks or sorted((ROOT / "chapters").glob("*.ipynb"))
+    if args.check:
+        check(notebooks)
+    else:
+        renew(notebooks, args.stale, repository())
+        fill_all()
 
 
 if __name__ == "__main__":
