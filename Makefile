@@ -64,6 +64,12 @@ FUZZ_SECONDS ?= 120
 fuzz: .venv/.dev ## try files and commands that nobody would write, for two minutes
 	$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) $(ARGS)
 
+links: .venv/.book ## ask all links of the course whether they lead somewhere
+	$(BIN)/jupyter-book build . --path-output book/_build/links --builder linkcheck
+
+release: book handout .venv/.dev ## build what a release carries into dist/
+	$(BIN)/python resources/release.py $(TAG)
+
 lint: .venv/.dev ## check style, types, and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -97,4 +103,4 @@ LITGPT := litgpt==0.5.13 lightning==2.6.6 lightning-utilities==0.15.3 \
 	@$(BIN)/python -m pip install --quiet -c requirements.lock -e ".$(EXTRAS)"
 	@touch .venv/.core $@
 
-.PHONY: help train models book serve lab handout test fuzz lint bench clean
+.PHONY: help train models book serve lab handout test fuzz lint links release bench clean

@@ -20,7 +20,7 @@ import tinygpt
 
 ROOT = Path(__file__).resolve().parent.parent
 DIST, SITE = ROOT / "dist", ROOT / "book" / "_build" / "html"
-BESIDES = ("*.pdf", "*.zip", "*.epub")  # beside the site: the book on paper, hand-outs
+BESIDES = ("*.pdf", "*.epub", "*/tinygpt-*.zip")  # for paper, and for a class
 FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # of a zip: the same files give the same bytes
 
 

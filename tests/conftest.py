@@ -5,6 +5,7 @@ tensor of the wrong shape fails the test in which it first appears.
 """
 
 import base64
+import importlib.util
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from jaxtyping import install_import_hook
@@ -58,6 +60,18 @@ def pytest_sessionstart() -> None:
     """
     for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS_")]:
         COUNTED[name] = os.environ.pop(name)
+
+
+def load_tool(name: str) -> ModuleType:
+    """A script of book/, which is no package."""
+    if str(ROOT / "book") not in sys.path:
+        sys.path.append(str(ROOT / "book"))  # they import each other
+    spec = importlib.util.spec_from_file_location(name, ROOT / "book" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,19 +7,17 @@ looked at in `test_site`.
 import ast
 import doctest
 import importlib
-import importlib.util
 import itertools
 import json
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import matplotlib as mpl
 import nbformat
 import pytest
 import yaml
+from conftest import load_tool
 
 import tinygpt
 from tinygpt.course.exercises import exercises
@@ -100,24 +98,14 @@ CHECKED = [path for path in CHAPTERS if path.stem[:2] != "00"]  # whose answers 
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 
 
-def load_tool(name: str) -> ModuleType:
-    """A script of book/, which is no package."""
-    if str(ROOT / "book") not in sys.path:
-        sys.path.append(str(ROOT / "book"))  # they import each other
-    spec = importlib.util.spec_from_file_location(name, ROOT / "book" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 notebooks = load_tool("notebooks")
 quoted = load_tool("quoted")
 
 
 def cells(path: Path, kind: str) -> list[Any]:
-    return [c for c in nbformat.read(path, 4).cells if c.cell_type == kind]
+    """The cells of a kind; what Colab gets besides is `test_public`'s."""
+    read = nbformat.read(path, 4).cells
+    return [c for c in read if c.cell_type == kind and c.get("id") != "colab"]
 
 
 def code(path: Path) -> str:
