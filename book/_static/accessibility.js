@@ -1,4 +1,5 @@
-/* Cures what axe-core finds in the theme and in pandas' tables. Runs once per page. */
+/* Cures what axe-core finds in the theme and in pandas' tables, and hides the buttons that
+   need a network while there is none. Runs once per page. */
 "use strict";
 document.addEventListener("DOMContentLoaded", () => {
   // These say one thing and are named another: let their text name them.
@@ -33,6 +34,10 @@ document.addEventListener("DOMContentLoaded", () => {
     }
   };
   mark();
+  const connected = () =>
+    document.documentElement.classList.toggle("offline", !navigator.onLine);
+  connected();
+  for (const change of ["online", "offline"]) window.addEventListener(change, connected);
   window.addEventListener("load", mark);
   window.addEventListener("resize", mark);
 });

@@ -116,6 +116,26 @@ def test_nothing_overflows_on_a_phone(site: Path, visit, name: str) -> None:
     assert wide == []
 
 
+def test_buttons_that_need_a_network_hide_without_one(visit, tmp_path: Path) -> None:
+    """As they stand on a page of a site that knows its repository (`test_public`)."""
+    static = (ROOT / "book" / "_static").as_uri()
+    (tmp_path / "page.html").write_text(
+        f'<link rel="stylesheet" href="{static}/course.css">'
+        f'<script src="{static}/accessibility.js" defer></script>'
+        '<div class="dropdown dropdown-launch-buttons">Colab</div>'
+        '<div class="dropdown dropdown-source-buttons">Repository</div>',
+        encoding="utf-8",
+    )
+    page = visit(tmp_path / "page.html").page
+    buttons = page.locator(".dropdown").all()
+    assert [button.is_visible() for button in buttons] == [True, True]
+    page.context.set_offline(True)
+    page.wait_for_selector(".dropdown-launch-buttons", state="hidden")
+    assert [button.is_visible() for button in buttons] == [False, False]
+    page.context.set_offline(False)
+    page.wait_for_selector(".dropdown-launch-buttons", state="visible")
+
+
 def test_search_finds_softmax(site: Path, visit) -> None:
     here = visit(site / "search.html", "?q=softmax")
     here.page.wait_for_selector("ul.search li a")
