@@ -258,7 +258,7 @@ class FinetuneConfig(TrainConfig):
     """Train low-rank adapters only and keep the model as it is."""
     lora_targets: tuple[str, ...] = ("qkv",)
     """Layers that get adapters: qkv, or some of q, k and v, attention.output,
-    feed_forward.input, feed_forward.output, head."""
+    feed_forward.input, feed_forward.output, head (with an embedding tied to it)."""
     lora_rank: int = 8
     """Rank of the adapters."""
     lora_alpha: float = 16.0

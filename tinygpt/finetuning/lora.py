@@ -2,8 +2,8 @@
 
 `add_lora` freezes a model and adds adapters to chosen linear layers; only these are
 trained and saved. `merge` adds them to the weights, `unmerge` subtracts them again.
-What it leaves out: adapters for embeddings, quantised base weights, a rank for each
-layer.
+What it leaves out: quantised base weights, a rank for each layer, adapters for an
+embedding that shares its weight with no head.
 """
 
 import math
@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tinygpt.errors import UserError, require
+from tinygpt.model.embeddings import TokenEmbedding
 from tinygpt.training.tensor_file import load_tensors, save_tensors
 
 FORMAT = "tinygpt lora 1"
@@ -67,6 +69,7 @@ class LoRALinear(nn.Linear):
             self.bias.requires_grad_(False)
         self.rank, self.alpha, self.merged = rank, alpha, False
         self.n_stacked: int = getattr(linear, "n_stacked", 1)
+        self.is_head: bool = getattr(linear, "is_head", False)
         self.parts = tuple(parts)
         self.lora_dropout = nn.Dropout(dropout)
         n, height = len(parts), outputs // self.n_stacked
@@ -109,10 +112,35 @@ class LoRALinear(nn.Linear):
         return y + self.scale * torch.cat(added, -1)
 
 
+class LoRAEmbedding(TokenEmbedding):
+    """An embedding that shares its weight with a head, and so the head's adapter, too.
+
+    Row i of W + (alpha / rank) B A needs only row i of W and of `lora_b`.
+    """
+
+    def __init__(self, head: LoRALinear) -> None:
+        nn.Module.__init__(self)
+        self.weight = head.weight  # type: ignore[assignment]
+        self._head = (head,)  # in a tuple: it is registered where it stands
+
+    def forward(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
+        """The frozen rows and what the adapter adds to them."""
+        (head,), x = self._head, super().forward(ids)
+        if head.merged:
+            return x
+        return x + head.scale * (F.embedding(ids, head.lora_b) @ head.lora_a)
+
+
 def adapters(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
     """The wrapped layers and their names."""
     for name, module in model.named_modules():
         if isinstance(module, LoRALinear):
+            yield name, module
+
+
+def _tables(model: nn.Module) -> Iterator[tuple[str, TokenEmbedding]]:
+    for name, module in model.named_modules():
+        if isinstance(module, TokenEmbedding):
             yield name, module
 
 
@@ -167,20 +195,23 @@ def add_lora(
     A target is the end of a dotted name: "qkv" is that layer in every block,
     "attention.output" leaves the feed-forward layers' output alone. The joint `qkv` has
     one adapter for all three parts; "q", "k" and "v" are its parts with an adapter
-    each. Returns the names of the wrapped layers.
+    each. The adapter of a head that is tied to the token embedding serves both. Returns
+    the names of the wrapped layers.
 
     Raises:
         UserError: a target is no linear layer of the model or shares its weight with
-            another (a tied head), `qkv` is named beside a part of it, there are
-            adapters already, or a number is wrong.
+            another, `qkv` is named beside a part of it, there are adapters already, or
+            a number is wrong.
     """
     require(not any(adapters(model)), "The model has adapters: remove_lora them first.")
     chosen = _chosen(model, targets)
     linears = {name: model.get_submodule(name) for name in chosen}
+    tables = dict(_tables(model))
     every = [id(p) for _, p in model.named_parameters(remove_duplicate=False)]
     for name, linear in linears.items():
+        tied = sum(table.weight is linear.weight for table in tables.values())
         require(
-            every.count(id(linear.weight)) == 1,
+            every.count(id(linear.weight)) == 1 + tied,
             f"{name} shares its weight with another layer, so it cannot be merged: "
             "leave it out.",
         )
@@ -193,6 +224,9 @@ def add_lora(
         module.lora_a.requires_grad_(True)
         module.lora_b.requires_grad_(True)
         _put(model, name, module)
+        for place, table in tables.items():
+            if table.weight is module.weight:
+                _put(model, place, LoRAEmbedding(module).train(table.training))
     return list(wrapped)
 
 
@@ -200,7 +234,7 @@ def add_lora(
 def merge(model: nn.Module) -> None:
     """Add the adapters to the weights: the same output, at the speed of a plain model.
 
-    The adapters are kept for `unmerge`; layers that are merged already stay so.
+    Layers that are merged already stay so.
     Source: Hu et al. (2021), section 4.1, "No Additional Inference Latency".
     """
     for _, module in adapters(model):
@@ -219,10 +253,9 @@ def unmerge(model: nn.Module) -> None:
 
 
 def remove_lora(model: nn.Module) -> None:
-    """Put plain linear layers back, so that the model can be exported; all trains.
+    """Put plain layers back, so that the model can be exported; all trains.
 
-    After `merge` they keep what was learned; without, the model is what it was before
-    `add_lora`.
+    After `merge` they keep what was learned; without, all is as before `add_lora`.
     """
     for name, module in list(adapters(model)):
         shape = (module.in_features, module.out_features, module.bias is not None)
@@ -230,7 +263,14 @@ def remove_lora(model: nn.Module) -> None:
         linear.weight, linear.bias = module.weight, module.bias
         # torch says Tensor of any attribute.
         linear.n_stacked = module.n_stacked  # type: ignore[assignment]
+        linear.is_head = module.is_head  # type: ignore[assignment]
         _put(model, name, linear)
+    for name, table in list(_tables(model)):
+        if isinstance(table, LoRAEmbedding):
+            with torch.device("meta"):
+                plain = TokenEmbedding(*table.weight.shape)
+            plain.weight = table.weight
+            _put(model, name, plain.train(table.training))
     model.requires_grad_(True)
 
 
