@@ -218,7 +218,7 @@ def _ancestors(node: nodes.Node) -> Any:
 
 def _is_closed(node: nodes.Node) -> bool:
     classes = node.get("classes", []) if isinstance(node, nodes.Element) else []
-    return not {"caption", "cell_input", "cell_output"}.isdisjoint(classes)
+    return not {"caption", "cell_input", "cell_output", "quiz"}.isdisjoint(classes)
 
 
 def setup(app: Any) -> dict[str, bool]:
