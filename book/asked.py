@@ -81,9 +81,10 @@ def question(parts: list[nodes.Node]) -> dict[str, str]:
     kinds = [type(part) for part in parts]
     start = kinds.index(nodes.raw) if nodes.raw in kinds else 0
     asked, told = parts[:start], parts[start + 1 :]
-    if len(asked) < 2 or not told or not isinstance(told[0][0], nodes.strong):
+    bold = next(told[0].findall(nodes.strong), None) if told else None
+    if len(asked) < 2 or bold is None:
         raise ValueError("a question, choices, and a fold with the answer in bold")
-    right = plain(told[0][0]).rstrip(".")
+    right = plain(bold).rstrip(".")
     lists = [part for part in told if isinstance(part, nodes.bullet_list)]
     items = [mark for found in lists for mark in lettered(found, ":")]
     if isinstance(asked[-1], nodes.bullet_list):

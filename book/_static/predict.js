@@ -61,7 +61,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const form = make("form", { novalidate: "" });
     const told = (value) => unit === "%" ? `${value} %` : `${value}${unit ? ` ${unit}` : ""}`;
     const waits = make("p", { class: "tinygpt-waits" },
-      "This waits for ", make("a", { href: `#${box.id}` }, "your guess"), ".");
+      "What comes out here waits for ", make("a", { href: `#${box.id}` }, "your guess"), ".");
     let given, put;
 
     if (low) {
@@ -164,19 +164,18 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // --- How well the guesses of a chapter fit ----------------------------------------
 
-  const plural = (n, one, many) => `${n} ${n === 1 ? one : many}`;
-
   function verdict(made) {
     const good = made.filter(({ one, guess }) => one.off(guess) <= CLOSE).length;
-    const words = [`You made ${plural(made.length, "guess", "guesses")} of ${all.length}; `
-      + `${good} ${good === 1 ? "was" : "were"} right or within a tenth of the scale.`];
+    const words = [`You guessed ${made.length} of ${all.length}. Right, or off by less than `
+      + `a tenth of the scale: ${good} of ${made.length}.`];
     const ranged = made.filter(({ one }) => one.low);
     if (ranged.length) {
       const mean = ranged.reduce((sum, { one, guess }) => sum + one.off(guess), 0) / ranged.length;
-      const high = ranged.filter(({ one, guess }) => Number(guess) > Number(one.answer)).length;
-      const low = ranged.filter(({ one, guess }) => Number(guess) < Number(one.answer)).length;
-      words.push(`Your numbers were off by ${Math.round(100 * mean)} % of the scale on average`
-        + (high > low ? ", and rather too high." : low > high ? ", and rather too low." : "."));
+      const above = ranged.filter(({ one, guess }) => Number(guess) > Number(one.answer)).length;
+      const below = ranged.filter(({ one, guess }) => Number(guess) < Number(one.answer)).length;
+      const side = above > below ? ", mostly too high" : below > above ? ", mostly too low" : "";
+      words.push(`Your numbers are off by ${Math.round(100 * mean)} % of the scale on `
+        + `average${side}.`);
     }
     return words.join(" ");
   }
