@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -180,12 +180,14 @@ PARSE_A_COLOUR_ONCE = """;(() => {
 })()"""
 
 
-def violations(page: Any) -> list[str]:
-    """What axe-core finds serious or worse in a page of the browser."""
+def violations(page: Any, parts: Sequence[str] = ()) -> list[str]:
+    """What axe-core finds serious or worse in a page, or in those parts of it."""
     axe = pytest.importorskip("axe_playwright_python.base", reason="axe-core")
     options = {"resultTypes": ["violations"]}
     page.evaluate(axe.AXE_SCRIPT + PARSE_A_COLOUR_ONCE)
-    results = page.evaluate("options => axe.run(options)", options)
+    there = [[part] for part in parts if page.locator(part).count()]
+    where = {"include": there} if parts else {"include": [["html"]]}
+    results = page.evaluate("([w, options]) => axe.run(w, options)", [where, options])
     return [
         f"{found['id']}: {found['nodes'][0]['html'][:200]}"
         for found in results["violations"]

@@ -202,14 +202,6 @@ def test_what_stays_visible_is_short(path: Path) -> None:
     for cell in cells(path, "code"):
         if "hide-input" not in cell.metadata.get("tags", []):
             assert len(cell.source.splitlines()) <= 15, cell.source
-    # At least six questions, each with one answer that is right.
-    text = prose(path)
-    asked = re.findall(r"\*\*Question (\d+)\.\*\*", text)
-    assert asked == [str(i + 1) for i in range(max(len(asked), 3))]
-    assert len(asked) >= 6 or path not in CHECKED
-    assert len(re.findall(r"<summary>Answer</summary>\n\n\*\*[ABC]\.", text)) == len(
-        asked
-    )
 
 
 @each_chapter
@@ -218,7 +210,7 @@ def test_numbers_and_code_in_the_prose_are_those_of_the_run(path: Path) -> None:
     before = [cell.source for cell in notebook.cells]
     quoted.fill(notebook)
     assert [cell.source for cell in notebook.cells] == before
-    used = set(re.findall(r"<!-- n:(\w+) -->", prose(path)))
+    used = set(re.findall(r"<!-- (?:n|answer):(\w+) -->", prose(path)))
     assert used == set(quoted.numbers(notebook)), "a number is stored in vain"
     assert "<!-- code:" not in quoted.CODE.sub("", prose(path))
     assert "<!-- n:" not in quoted.NUMBER.sub("", prose(path))
