@@ -29,6 +29,11 @@ from filelock import FileLock  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Windows has none of these; what it has instead is not what these tests are about.
+posix = pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="signals, pipes and rights of POSIX"
+)
+
 # A worker takes file after file. The long ones begin first, or the last one would run
 # alone while the other worker waits.
 LONGEST = (

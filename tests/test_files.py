@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import posix
 
 from tinygpt.errors import UserError
 from tinygpt.files import (
@@ -90,6 +91,7 @@ def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
     assert target.read_bytes() == b"new"
 
 
+@posix
 def test_a_link_in_the_place_of_the_unfinished_file_is_not_followed(
     tmp_path: Path,
 ) -> None:
@@ -114,6 +116,7 @@ def test_paths_that_name_no_file(path: str) -> None:
         write_atomically(Path(path), put(b"x"))
 
 
+@posix
 def test_loops_pipes_and_folders_are_left_alone(tmp_path: Path) -> None:
     loop, pipe, folder = (tmp_path / name for name in ("loop", "pipe", "folder"))
     loop.symlink_to(loop)
@@ -128,6 +131,7 @@ def test_loops_pipes_and_folders_are_left_alone(tmp_path: Path) -> None:
 # --- Reading -----------------------------------------------------------------------
 
 
+@posix
 def test_each_unreadable_file_has_a_sentence_of_its_own(tmp_path: Path) -> None:
     loop, pipe, big = (tmp_path / name for name in ("loop", "pipe", "big"))
     loop.symlink_to(loop)

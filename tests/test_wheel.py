@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT
 
 pytest.importorskip("hatchling", reason="what builds the wheel")
+pytest.importorskip("pip", reason="what installs it: uv venv --seed")
 SECONDS = 120  # until a process that hangs is given up; far more than it needs
 
 # The ten lines of the README, as far as they need no network.
@@ -87,8 +88,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of `python` and `tinygpt` in a fresh environment."""
     home = tmp_path_factory.mktemp("environment")
-    venv.create(home, symlinks=True)
-    programs = home / "bin"
+    venv.create(home, symlinks=os.name != "nt")
+    programs = home / ("Scripts" if os.name == "nt" else "bin")
     paths = {"base": str(home), "platbase": str(home)}
     # Only the folder itself: of a .pth file in it, such as that of an editable install,
     # Python takes no notice.

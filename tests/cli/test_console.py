@@ -1,12 +1,13 @@
 """console: closed and full streams, narrow terminals, poor encodings, Ctrl-C."""
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import COUNTED, ROOT
+from conftest import COUNTED, ROOT, posix
 from tiny_run import exit_code
 
 from tinygpt.cli import console
@@ -48,6 +49,7 @@ def test_a_full_disk_behind_standard_error_keeps_the_exit_code() -> None:
     assert shell("fly 2> /dev/full").returncode == 2
 
 
+@posix
 def test_closed_streams() -> None:
     ended = shell("data >&-")
     assert ended.returncode == 2
@@ -64,6 +66,7 @@ def test_closed_streams() -> None:
     assert shell("tokenize the <&-").returncode == 0
 
 
+@posix
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_an_encoding_without_emoji(encoding: str) -> None:
     ended = shell("generate --model pocket-gpt2 --prompt 'é🙂' --max-new-tokens 3",
@@ -115,6 +118,20 @@ def test_an_error_that_is_no_stream_s(monkeypatch: pytest.MonkeyPatch) -> None:
         console._asked()
 
 
+def test_pipes_hold_utf8_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, Python would use the code page, which lacks most characters."""
+    text = "naïve → 東京"
+    pipes = {"stdin": io.BytesIO(text.encode()), "stdout": io.BytesIO()}
+    for name, raw in pipes.items():
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(raw, encoding="cp1252"))
+    with monkeypatch.context() as windows:
+        windows.setattr(sys, "platform", "win32")
+        console.check_streams()
+    assert console.read_all() == text
+    console.write(text)
+    assert pipes["stdout"].getvalue().decode() == text
+
+
 # --- Ctrl-C --------------------------------------------------------------------------
 
 
@@ -139,6 +156,7 @@ ENDLESS = {
 }
 
 
+@posix
 @pytest.mark.parametrize("after", [0.02, 0.1, 0.4, 2.0, 4.0])
 @pytest.mark.parametrize("command", ENDLESS)
 def test_five_times_ctrl_c_ends_without_a_traceback(

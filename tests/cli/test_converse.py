@@ -1,7 +1,6 @@
 """`tinygpt chat` as a person uses it: in a terminal, with Ctrl-C and end of input."""
 
 import os
-import pty
 import select
 import signal
 import subprocess
@@ -21,6 +20,8 @@ from tinygpt.errors import UserError
 from tinygpt.finetuning.chat import add_speakers
 from tinygpt.finetuning.run import load_model
 from tinygpt.llm import LLM
+
+pty = pytest.importorskip("pty", reason="a terminal of POSIX")
 
 
 class Terminal:

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pytest
+from conftest import posix
 from tqdm import tqdm
 
 from tinygpt import files
@@ -468,6 +469,8 @@ def test_bad_names(tmp_path: Path, monkeypatch, name: str, sentence: str) -> Non
 @pytest.fixture
 def unprivileged() -> Iterator[Path]:
     """A folder, and for the test no right to read what is forbidden in it."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("rights of POSIX")
     with TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o777)
@@ -506,6 +509,7 @@ def test_a_folder_with_a_locked_one_below_is_not_read_in_part(
         load_text(str(unprivileged))
 
 
+@posix
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [

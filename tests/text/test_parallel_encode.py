@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import COUNTED, ROOT
+from conftest import COUNTED, ROOT, posix
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -235,9 +235,10 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
+@posix
+@pytest.mark.parametrize("blow", ["SIGKILL", "SIGINT"])
 def test_the_workers_end_with_the_process_that_started_them(
-    long: Path, tmp_path: Path, blow: signal.Signals
+    long: Path, tmp_path: Path, blow: str
 ) -> None:
     (tmp_path / "parent.py").write_text(PARENT, encoding="utf-8")
     with subprocess.Popen(
@@ -250,7 +251,7 @@ def test_the_workers_end_with_the_process_that_started_them(
         assert parent.stdout
         workers = [int(pid) for pid in parent.stdout.readline().split()]
         assert workers
-        parent.send_signal(blow)
+        parent.send_signal(getattr(signal, blow))
         parent.wait(60)
     deadline = time.monotonic() + 60
     while any(is_running(pid) for pid in workers):

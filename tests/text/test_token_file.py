@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, posix
 from tiny_run import TEXT
 
 from tinygpt.errors import UserError
@@ -111,6 +111,7 @@ token_file.prepare_tokens("text.txt", out, tokenizer, workers=1)
 """
 
 
+@posix
 def test_a_killed_preparation_goes_on_byte_for_byte(
     here: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

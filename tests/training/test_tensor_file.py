@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,16 @@ def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
     assert noted == metadata
     shapes = {"a.weight": (3, 5), "b": (), "turned": (5, 3)}
     assert read_header(path) == (shapes, metadata)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+def test_nothing_looks_at_a_file_that_was_loaded(tmp_path: Path) -> None:
+    """Windows would not let it be replaced, and a run replaces what it resumed from."""
+    save_tensors(tmp_path / "x.safetensors", TENSORS, {})
+    tensors, _ = load_tensors(tmp_path / "x.safetensors")
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+    assert "x.safetensors" not in maps
+    assert tensors.keys() == TENSORS.keys()
 
 
 def test_a_full_disk_leaves_the_old_file(

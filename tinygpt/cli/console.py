@@ -29,6 +29,8 @@ CHAT_COMMANDS = "/reset forgets, /system TEXT instructs, /quit leaves"
 def check_streams() -> None:
     """Make sure that every text can be printed, as far as the terminal can show it.
 
+    Files and pipes hold UTF-8, as everywhere else, where Windows has its code page.
+
     Raises:
         UserError: standard output is closed.
     """
@@ -37,8 +39,12 @@ def check_streams() -> None:
     require(
         sys.stdout is not None, "standard output is closed: send it to a file instead"
     )
-    if isinstance(sys.stdout, io.TextIOWrapper):  # others take any text
-        sys.stdout.reconfigure(errors="replace")
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # others take any text
+            if sys.platform == "win32" and not stream.isatty():
+                stream.reconfigure(encoding="utf-8", errors=stream.errors)
+            if stream is sys.stdout:
+                stream.reconfigure(errors="replace")
 
 
 def write(text: str) -> None:

@@ -89,12 +89,16 @@ def read_header(path: Path) -> tuple[Shapes, dict[str, Any]]:
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `save_tensors` wrote.
 
+    The tensors are copies: safetensors would give views of the file, and Windows does
+    not let a file be replaced that something still looks at.
+
     Raises:
         UserError: as `read_header`.
     """
     _, metadata = read_header(path)
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+        names = file.keys()
+        return {name: file.get_tensor(name).clone() for name in names}, metadata
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
