@@ -47,13 +47,22 @@
   function alongRows(a, row, column, M, K) {
     if (column === 1 && row === K) return a;
     const copy = new a.constructor(M * K);
-    for (let k = 0; k < K; k++) for (let m = 0; m < M; m++) copy[m * K + k] = a[m * row + k * column];
+    for (let k = 0; k < K; k++) {
+      for (let m = 0; m < M; m++) copy[m * K + k] = a[m * row + k * column];
+    }
     return copy;
   }
 
-  /** a += b, number by number: a residual connection, whose gradient goes both ways. */
-  function add(a, b) {
-    for (let i = 0; i < a.length; i++) a[i] += b[i];
+  /** a = x a + y b, number by number. */
+  function blend(a, b, x, y) {
+    for (let i = 0; i < a.length; i++) a[i] = x * a[i] + y * b[i];
+  }
+
+  /** The sum of a b, number by number. */
+  function dot(a, b) {
+    let sum = 0;
+    for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
+    return sum;
   }
 
   /** Token ids [N] -> rows of `table` [V, C]. */
@@ -254,21 +263,14 @@
     }
   }
 
-  /** a += share (b - a), number by number. */
-  function lerp(a, b, share) {
-    for (let i = 0; i < a.length; i++) a[i] += share * (b[i] - a[i]);
-  }
-
-  /** weight = (1 - decay) weight - rate direction, number by number. */
-  function move(weight, direction, rate, decay) {
-    for (let i = 0; i < weight.length; i++) {
-      weight[i] = (1 - decay) * weight[i] - rate * direction[i];
-    }
-  }
-
   /** The layers that consist of the ones above; `own` are those, or faster twins. */
   function compose(own) {
-    const { product, softmaxRows, softmaxRowsBackward } = own;
+    const { product, blend, dot, softmaxRows, softmaxRowsBackward } = own;
+
+    /** a += b: a residual connection, whose gradient goes both ways. */
+    function add(a, b) {
+      blend(a, b, 1, 1);
+    }
 
     /** x [N, I] -> x weight^T + bias [N, O], as in torch.nn.Linear. */
     function linear(x, weight, bias, y, I, O) {
@@ -346,30 +348,27 @@
       const gram = spare.subarray(R * S, R * S + n * n);
       const poly = spare.subarray(R * S + n * n, R * S + 2 * n * n);
       const old = spare.subarray(0, R * S);
-      let squares = 0;
-      for (const value of x) squares += value * value;
-      const length = Math.max(Math.sqrt(squares), 1e-7);
-      for (let i = 0; i < x.length; i++) x[i] /= length;
+      blend(x, x, 1 / Math.max(Math.sqrt(dot(x, x)), 1e-7), 0);
       for (let step = 0; step < steps; step++) {
         gram.fill(0);
         poly.fill(0);
         product(n, n, long, x, short, far, x, far, short, gram, n);
         product(n, n, n, gram, n, 1, gram, n, 1, poly, n);
-        for (let i = 0; i < n * n; i++) poly[i] = b * gram[i] + c * poly[i];
+        blend(poly, gram, c, b);
         old.set(x);
-        for (let i = 0; i < x.length; i++) x[i] *= a;
+        blend(x, x, a, 0);
         if (R > S) product(R, S, S, old, S, 1, poly, n, 1, x, S);  // poly is symmetric
         else product(R, S, R, poly, n, 1, old, S, 1, x, S);
       }
     }
 
-    return { ...own, linear, linearBackward, attention, attentionBackward, orthogonalize };
+    return { ...own, add, linear, linearBackward, attention, attentionBackward, orthogonalize };
   }
 
   const layers = compose({
-    product, add, embed, embedBackward, addPositions, addPositionsBackward, layerNorm,
+    product, blend, dot, embed, embedBackward, addPositions, addPositionsBackward, layerNorm,
     layerNormBackward, rmsNorm, rmsNormBackward, activate, activateBackward, rotate,
-    softmaxRows, softmaxRowsBackward, crossEntropy, adamw, lerp, move,
+    softmaxRows, softmaxRowsBackward, crossEntropy, adamw,
   });
 
   // --- model/gpt.py: the network with its way back ------------------------------------
@@ -569,7 +568,8 @@
     /** Draw the weights as `GPT.init_weights` does; the numbers are not PyTorch's. */
     init(random) {
       const { config } = this, zero = config.init === "zero";
-      const normal = () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
+      const normal = () =>  // Box and Muller
+        Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
       for (const { name, shape, role, weight } of this.weights.values()) {
         const isOutput = /output\.weight$/.test(name);
         if (shape.length === 1) weight.fill(name.endsWith("weight") ? 1 : 0);
@@ -611,14 +611,11 @@
 
     /** Length of all gradients together; scaled down to `grad_clip` if they are longer. */
     clip() {
-      let squares = 0;
-      const all = [...this.network.weights.values()].map(({ gradient }) => gradient);
-      for (const gradient of all) for (const value of gradient) squares += value * value;
-      const length = Math.sqrt(squares), most = this.config.grad_clip;
-      const factor = most ? Math.min(1, most / (length + 1e-6)) : 1;
-      if (factor < 1) {
-        for (const gradient of all) for (let i = 0; i < gradient.length; i++) gradient[i] *= factor;
-      }
+      const { layers } = this, all = [...this.network.weights.values()];
+      const length = Math.sqrt(all.reduce((sum, { gradient }) =>
+        sum + layers.dot(gradient, gradient), 0));
+      const most = this.config.grad_clip, factor = most ? most / (length + 1e-6) : 1;
+      if (factor < 1) for (const { gradient } of all) layers.blend(gradient, gradient, factor, 0);
       return length;
     }
 
@@ -636,7 +633,10 @@
         w.gradient.fill(0);
         if (!w.average) continue;
         if (step === 0) w.average.set(w.weight);
-        else layers.lerp(w.average, w.weight, Math.min(1, 1 / (c.average_fraction * (step + 1))));
+        else {
+          const share = Math.min(1, 1 / (c.average_fraction * (step + 1)));
+          layers.blend(w.average, w.weight, 1 - share, share);
+        }
       }
     }
 
@@ -644,12 +644,13 @@
         for it. A weight that stacks matrices is split into them. */
     muon({ weight, gradient, memory, shape, stacked, decay }, lr) {
       const { layers, config, spare } = this, [R, S] = [shape[0] / stacked, shape[1]];
-      layers.lerp(memory.momentum, gradient, 1 - config.muon_momentum);
-      layers.lerp(gradient, memory.momentum, config.muon_momentum);
+      const kept = config.muon_momentum;
+      layers.blend(memory.momentum, gradient, kept, 1 - kept);
+      layers.blend(gradient, memory.momentum, 1 - kept, kept);
       for (let at = 0; at < gradient.length; at += R * S) {
         layers.orthogonalize(gradient.subarray(at, at + R * S), R, S, spare, config.muon_steps);
       }
-      layers.move(weight, gradient, lr * Math.sqrt(Math.max(1, R / S)), lr * decay);
+      layers.blend(weight, gradient, 1 - lr * decay, -lr * Math.sqrt(Math.max(1, R / S)));
     }
   }
 

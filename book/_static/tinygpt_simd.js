@@ -47,10 +47,11 @@
   const four = (code, ...on) => [...on.flat(), 0xfd,
     ...(code > 0x7f ? [code & 0x7f | 0x80, code >> 7] : [code])];
   const fourOf = (x) => four(0x13, float(x));
-  const load = (place, offset = 0) => [...four(0x00, place), 4, offset];
+  const load = (place, offset = 0) => [...four(0x00, place), 4, ...leb(offset)];
   const loadShorts = (place, offset) => [...four(0x03, place), 3, offset];  // signed
-  const loadOne = (place) => [...four(0x09, place), 2, 0];  // four times the same
-  const store = (place, a, offset = 0) => [...four(0x0b, place, a), 4, offset];
+  const loadOne = (place, offset = 0) =>  // four times the same
+    [...four(0x09, place), 2, ...leb(offset)];
+  const store = (place, a, offset = 0) => [...four(0x0b, place, a), 4, ...leb(offset)];
   const add = (a, b) => four(0xe4, a, b);
   const minus = (a, b) => four(0xe5, a, b);
   const mul = (a, b) => four(0xe6, a, b);
@@ -68,7 +69,7 @@
   /** Do `body` and, as long as then a < b, again. */
   const loop = (body, a, b) => [0x03, 0x40, ...body.flat(), ...a, ...b, 0x49, 0x0d, 0, 0x0b];
 
-  const PARAMETERS = 6;  // of every function; what a caller leaves out is 0
+  const PARAMETERS = 8;  // of every function; what a caller leaves out is 0
 
   /** A function of whole numbers. `write` learns how to `get` and `set` each name. */
   function func(parameters, wholes, fours, write) {
@@ -173,12 +174,11 @@
   });
 
   /** A module that takes a memory and gives the functions. */
-  function assemble(isFused) {
-    const each = Object.entries({
-      linear: linear(isFused), scores: scores(isFused), mix: mix(isFused), exp,
-    }), n = each.length;
+  function assemble(functions) {
+    const each = Object.entries(functions), n = each.length;
     const text = (word) => [word.length, ...new TextEncoder().encode(word)];
-    const sized = (bytes) => [bytes.length & 0x7f | 0x80, bytes.length >> 7, ...bytes];
+    const sized = (bytes) => [bytes.length & 0x7f | 0x80, bytes.length >> 7 & 0x7f | 0x80,
+      bytes.length >> 14, ...bytes];
     const section = (id, ...bytes) => [id, ...sized(bytes)];
     return Uint8Array.from([
       0, ...new TextEncoder().encode("asm"), 1, 0, 0, 0,
@@ -195,12 +195,13 @@
   const VECTOR = 1 << 20;  // bytes kept for x, and as many for y
   const padded = (n, to = 4) => Math.ceil(n / to) * to;
 
-  /** Compiled code, or null where it is not to be had. */
-  function compile() {
+  /** The functions compiled, or null where that is not to be had. `write` gives them,
+      with an instruction for a + b c or without. */
+  function compile(write) {
     if (!root.WebAssembly) return null;
     try {
-      const fused = assemble(true);
-      return new WebAssembly.Module(WebAssembly.validate(fused) ? fused : assemble(false));
+      const fused = assemble(write(true));
+      return new WebAssembly.Module(WebAssembly.validate(fused) ? fused : assemble(write(false)));
     } catch (error) {
       if (error instanceof WebAssembly.CompileError) return null;  // SIMD, or forbidden
       throw error;
@@ -312,7 +313,8 @@
 
   /** Make a model of tinygpt.js fast, where that can be. */
   function speedUp(model) {
-    const code = compile();
+    const code = compile((isFused) => (
+      { linear: linear(isFused), scores: scores(isFused), mix: mix(isFused), exp }));
     if (!code) return;
     const { config, newCache } = model;
     if (config.d_model / config.n_heads % 8 === 0) {
@@ -330,6 +332,10 @@
       ({ attention: a, feedForward: f }) => [a.qkv, a.output, f.input, f.output])]);
   }
 
-  root.tinygptSimd = { speedUp, source: `(${define})(globalThis);` };
+  const wasm = {
+    int, plus, four, fourOf, load, loadOne, store, add, minus, mul, plusWhole, shift,
+    plusProduct, loop, func, compile, instance,
+  };
+  root.tinygptSimd = { speedUp, wasm, source: `(${define})(globalThis);` };
   if (typeof module !== "undefined" && module.exports) module.exports = root.tinygptSimd;
 })(globalThis);

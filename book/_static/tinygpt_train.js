@@ -1,14 +1,14 @@
-/* Training in the page: from a text to a vocabulary, a plan, a run and its files, as
-   tinygpt/ does it, under the same names. It runs in a page, in a Web Worker and in Node,
+/* Training in the page: from a text to a vocabulary, a plan and a run, as tinygpt/ does
+   it, under the same names. It runs in a page, in a Web Worker and in Node,
    asks nothing of the network, and tells everything that is wrong with a text or a file
    in one sentence (TinyGPT.UserError).
 
    It needs tinygpt.js and tinygpt_backward.js, and uses tinygpt_train_simd.js where that
-   is loaded. What it leaves out: the page itself. */
+   is loaded. What it leaves out: files (see tinygpt_files.js), and the page itself. */
 "use strict";
 (function define(root) {
   const TinyGPT = root.TinyGPT ?? require("./tinygpt.js");
-  const { layers, compose, parameters, size, Network, Optimizer, ACTIVATIONS } =
+  const { layers, compose, parameters, size, Network, Optimizer } =
     root.tinygptBackward ?? require("./tinygpt_backward.js");
   const { UserError, Tokenizer, seededRandom, compilePattern, strip } = TinyGPT;
 
@@ -134,7 +134,8 @@
       minutes: used === minutes ? minutes : null,
       weight_decay: Math.min(MOST_DECAY, DECAY_PER_EPOCH * epochs),
       eval_interval: interval,
-      eval_windows: Math.min(64, Math.max(16, Math.floor(half / (Math.floor(steps / interval) + 1)))),
+      eval_windows:
+        Math.min(64, Math.max(16, Math.floor(half / (Math.floor(steps / interval) + 1)))),
       last_windows: Math.max(64, half),
       ...(steps >= LONG_RUN && {
         muon_lr: 0.02, muon_momentum: 0.95, beta1: 0.8, final_lr_fraction: 0.2,
@@ -168,8 +169,11 @@
     push(pair, count) {
       let child = this.pairs.push(pair) - 1;
       this.counts.push(count);
-      for (let parent; child > 0 && this.isBefore(child, parent = (child - 1) >> 1); child = parent) {
+      while (child > 0) {
+        const parent = (child - 1) >> 1;
+        if (!this.isBefore(child, parent)) break;
         this.swap(child, parent);
+        child = parent;
       }
     }
 
@@ -291,8 +295,8 @@
     }
     check(!text.includes("\0"), "This is no text, for it has a zero byte: give a text file.");
     check(strip(text) !== "", "The text is only white space: give one with words in it.");
-    check(bytes.length >= SMALLEST, `The text has ${bytes.length.toLocaleString("en")} bytes, and ` +
-      "a model needs at least 20,000 to learn from: give a longer one.");
+    check(bytes.length >= SMALLEST, `The text has ${bytes.length.toLocaleString("en")} bytes, ` +
+      "and a model needs at least 20,000 to learn from: give a longer one.");
     return text;
   }
 
@@ -605,7 +609,9 @@
     model({ best = false } = {}) {
       const all = this.network.weights, { breakIt } = this;
       const model = new TinyGPT.GPT(this.plan.model, (name, ...shape) => {
-        if (breakIt.noPositions && name === "positions.weight") return new Float32Array(size(shape));
+        if (breakIt.noPositions && name === "positions.weight") {
+          return new Float32Array(size(shape));
+        }
         return (best && this.best?.weights.get(name)) || this.trained(all.get(name));
       });
       if (breakIt.noPositions) model.rotary = null;
@@ -647,7 +653,8 @@
 
   /** A trainer that goes on where `state` was taken. */
   function resume(state, { simd = true, progress } = {}) {
-    check(state?.format === "tinygpt page run 1", "What was kept is no run of this page: start anew.");
+    check(state?.format === "tinygpt page run 1",
+      "What was kept is no run of this page: start anew.");
     const { plan, seed, breakIt, steps, seconds, tokens, best, tensors, text } = state;
     const data = prepare(text, { tokenizer: new Tokenizer(state.tokenizer), progress });
     const trainer = new Trainer(data, plan, { breakIt, seed, simd });
@@ -668,16 +675,30 @@
     return trainer;
   }
 
-  /** Floating-point operations a second in real steps of a small model, for `seconds`. */
+  /** Floating-point operations a second in steps of a small model: of 256 tokens forward
+      and back, again and again for `seconds`, and of its optimizer once, and from both
+      what a step of 1,024 tokens takes. */
   function measureSpeed(data, { seconds = 1, recipe = "tiny", simd = true } = {}) {
     const { model, train } = RECIPES[recipe];
     const kept = { context_length: model.context_length };
     const small = ladder(model, data.tokenizer.vocabSize, kept)[1];
-    const trainer = new Trainer(data, { model: small, train: { ...train, minutes: 1e9 } }, { simd });
-    trainer.step();  // the first one compiles
-    const [begun, before] = [trainer.seconds, trainer.tokens];
-    do trainer.step(); while (trainer.seconds - begun < seconds);
-    return (trainer.tokens - before) / (trainer.seconds - begun) * flopsPerToken(small);
+    const batch_size = Math.ceil(256 / small.context_length);
+    const trainer = new Trainer(data, { model: small, train: { ...train, batch_size } }, { simd });
+    const { network, optimizer } = trainer, { ids, targets } = trainer.batches.at(0);
+    const time = (act) => {
+      const begun = performance.now();
+      act();
+      return (performance.now() - begun) / 1000;
+    };
+    const there = () => time(() => {
+      network.forward(ids, targets, 1 / ids.length);
+      network.backward(ids);
+    });
+    there();  // the first one compiles
+    let spent = 0, n = 0;
+    for (; n === 0 || spent < seconds; n++) spent += there();
+    const perStep = TOKENS_PER_STEP / ids.length * spent / n + time(() => optimizer.step(0, 1));
+    return TOKENS_PER_STEP / perStep * flopsPerToken(small);
   }
 
   /** The plan for `data`: `planFor` with what the text and the recipe say. */
@@ -685,7 +706,8 @@
     check(minutes > 0 && minutes <= 60, `Training takes up to 60 minutes here, not ${minutes}.`);
     const { model, train } = RECIPES[recipe], { tokenizer } = data;
     const made = planFor({
-      tokens: data.train.length, vocabSize: tokenizer.vocabSize, minutes, speed, model, train, sizes,
+      tokens: data.train.length, vocabSize: tokenizer.vocabSize,
+      minutes, speed, model, train, sizes,
     });
     const { d_model: C, n_heads: H } = made.model;
     check(C % H === 0, `${C} numbers do not divide into ${H} heads: choose sizes that do.`);
@@ -747,7 +769,9 @@
         let largest = 0;
         for (let i = 0; i < width; i++) largest = Math.max(largest, Math.abs(weight[row + i]));
         scales[r] = largest / 127;
-        for (let i = 0; i < width; i++) values[at++] = Math.round(weight[row + i] / (scales[r] || 1));
+        for (let i = 0; i < width; i++) {
+          values[at++] = Math.round(weight[row + i] / (scales[r] || 1));
+        }
       }
     });
     return { config, values, scales };
@@ -758,14 +782,16 @@
     let at = 0, r = 0;
     const tables = new Map(parameters(config).map(([name, shape]) => {
       const table = new Float32Array(size(shape)), width = shape[1] ?? shape[0];
-      for (let i = 0; i < table.length; i++) table[i] = values[at++] * scales[r + Math.floor(i / width)];
+      for (let i = 0; i < table.length; i++) {
+        table[i] = values[at++] * scales[r + Math.floor(i / width)];
+      }
       r += table.length / width;
       return [name, table];
     }));
     return new TinyGPT.GPT(config, (name) => tables.get(name));
   }
 
-  // --- formats/web.py: model.js -------------------------------------------------------
+  // --- Names of weights, and what a tokenizer is made of ------------------------------
 
   const camel = (word) => word.replace(/_(.)/g, (_, letter) => letter.toUpperCase());
 
@@ -785,229 +811,14 @@
     };
   }
 
-  /** The 16 bits of the float16 nearest to x, of two the even one. */
-  function half(x) {
-    const sign = x < 0 || Object.is(x, -0) ? 0x8000 : 0, big = Math.abs(x);
-    if (!(big < 65520)) return sign | (big > 0 ? 0x7c00 : 0x7e00);
-    const exponent = Math.max(-14, Math.floor(Math.log2(big || 1e-30)));
-    for (const e of [exponent, exponent + 1, exponent - 1]) {  // log2 may be off by one
-      const units = big / 2 ** (e - 10);
-      if (units >= 2048 || (units < 1024 && e > -14)) continue;
-      return sign | (round(units) + (e + 14) * 1024);  // a carry goes into the exponent
-    }
-    return sign;
-  }
-
-  /** The playground's model.js as bytes (see web.py, which writes the same). */
-  function exportModelJs(model, tokenizer) {
-    const all = parameters(model.config), weightOf = namedWeights(model);
-    const bits = all.map(([name]) => Uint16Array.from(weightOf(name), half));
-    check(bits.every((table) => table.every((code) => (code & 0x7c00) !== 0x7c00)),
-      "A weight does not fit into 16 bits: train with a smaller learning rate.");
-    const decoder = new TextDecoder("utf-16le", { ignoreBOM: true });
-    const text = `\ufeffglobalThis.tinygptModel = ${JSON.stringify({
-      format: "tinygpt web 2",
-      config: model.config,
-      tokenizer: describe(tokenizer),
-      tensors: all.map(([name, shape]) => [name, shape]),
-      weights: bits.map((table) =>
-        decoder.decode(table.map((code) => (code << 1 | code >> 15) ^ 0x2000))).join(""),
-    })};\n`;
-    return new Uint8Array(Uint16Array.from(text, (_, i) => text.charCodeAt(i)).buffer);
-  }
-
-  // --- training/checkpoint.py: a folder that tinygpt.load opens -----------------------
-
-  const utf8 = (text) => new TextEncoder().encode(text);
-
-  // Settings that are no whole numbers: Python writes 1.0 where JavaScript has 1.
-  const REAL = /("\w*(?:dropout|softcap|minutes|lr|momentum|beta\d|decay|fraction|clip)": \d+)(?=[,\n])/g;
-
-  /** Tables by name and shape as a safetensors file, in float32. */
-  function writeTensors(tables) {
-    const header = { __metadata__: { format: "pt", facts: "{}" } };
-    let end = 0;
-    for (const [name, shape] of tables) {
-      header[name] = { dtype: "F32", shape, data_offsets: [end, end += 4 * size(shape)] };
-    }
-    const text = JSON.stringify(header), padded = utf8(text.padEnd(8 * Math.ceil(text.length / 8)));
-    const file = new Uint8Array(8 + padded.length + end), view = new DataView(file.buffer);
-    view.setUint32(0, padded.length, true);
-    file.set(padded, 8);
-    let at = 8 + padded.length;
-    for (const [, , table] of tables) {
-      for (const value of table) view.setFloat32(at, value, true), at += 4;
-    }
-    return file;
-  }
-
-  /** The files of a run folder by name: `tinygpt generate --model FOLDER` reads it. */
-  function exportRun(model, tokenizer, { train = {}, record = {} } = {}) {
-    const weightOf = namedWeights(model), { pattern, name } = tokenizer;
-    const { vocabulary, special_tokens } = describe(tokenizer);
-    const lines = vocabulary.map((token, id) => `${btoa(token)} ${id}\n`);
-    const settings = {
-      format: "tinygpt run 1",
-      model: model.config,
-      train: { ...TRAIN, ...train, data: "a page", tokenizer: name },
-      record,
-    };
-    return {
-      "run.json": utf8(`${JSON.stringify(settings, null, 2).replace(REAL, "$1.0")}\n`),
-      "best.safetensors": writeTensors(parameters(model.config)
-        .map(([name, shape]) => [name, shape, weightOf(name)])),
-      "tokenizer.tiktoken": utf8(lines.join("")),
-      "tokenizer.json": utf8(JSON.stringify({ name, pattern, special_tokens }, null, 2)),
-    };
-  }
-
-  const DAMAGED = "is damaged, or from another program: choose the files that a training wrote.";
-
-  function parseJson(bytes, name) {
-    try {
-      return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-    } catch (error) {
-      throw new UserError(`${name} ${DAMAGED}`);
-    }
-  }
-
-  /** Name -> { shape, table } of a safetensors file in F32, F16 or BF16. */
-  function readTensors(bytes, name) {
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    const length = bytes.length >= 8 ? Number(view.getBigUint64(0, true)) : -1, begin = 8 + length;
-    check(length > 0 && begin <= bytes.length, `${name} ${DAMAGED}`);
-    const widen = {  // kind -> bytes of a number, and the number at a place
-      F32: [4, (at) => view.getFloat32(at, true)],
-      BF16: [2, (at) => asFloat(view.getUint16(at, true) << 16)],
-      F16: [2, (at) => fromHalf(view.getUint16(at, true))],
-    };
-    const word = new DataView(new ArrayBuffer(4));
-    const asFloat = (bits) => {
-      word.setInt32(0, bits);
-      return word.getFloat32(0);
-    };
-    const fromHalf = (bits) => {
-      const sign = bits & 0x8000 ? -1 : 1, exponent = bits >> 10 & 31, rest = (bits & 1023) / 1024;
-      return exponent === 31 ? NaN
-        : sign * (exponent ? (1 + rest) * 2 ** (exponent - 15) : rest * 2 ** -14);
-    };
-    const tensors = new Map();
-    for (const [key, entry] of Object.entries(parseJson(bytes.subarray(8, begin), name))) {
-      if (key === "__metadata__") continue;
-      const { dtype, shape, data_offsets: offsets } = entry ?? {};
-      const isWhole = Array.isArray(shape) && shape.every((n) => Number.isInteger(n) && n >= 0) &&
-        Array.isArray(offsets) && dtype in widen && offsets[0] >= 0 &&
-        offsets[1] - offsets[0] === widen[dtype][0] * size(shape) && begin + offsets[1] <= bytes.length;
-      check(isWhole, `${name} ${DAMAGED}`);
-      const [width, numberAt] = widen[dtype];
-      tensors.set(key, {
-        shape,
-        table: Float32Array.from({ length: size(shape) }, (_, i) => numberAt(begin + offsets[0] + i * width)),
-      });
-    }
-    return tensors;
-  }
-
-  /** Model and tokenizer of a run folder's files { name: Uint8Array }. */
-  function importRun(files) {
-    const names = ["run.json", "best.safetensors", "tokenizer.tiktoken"];
-    const missing = names.filter((name) => !files[name]);
-    check(!missing.length, `There is no ${missing[0]} among the files: choose all files of a run ` +
-      "(run.json, best.safetensors, tokenizer.tiktoken and tokenizer.json) together.");
-    const settings = parseJson(files["run.json"], "run.json");
-    check(settings?.format === "tinygpt run 1" && settings.model, `run.json ${DAMAGED}`);
-    const config = { ...MODEL, ...settings.model };
-    requireKnown(config);
-    const vocabulary = new TextDecoder().decode(files["tokenizer.tiktoken"]).trim().split("\n")
-      .map((line, id) => {
-        const [token, rank] = line.split(" ");
-        check(Number(rank) === id, `tokenizer.tiktoken ${DAMAGED}`);
-        try {
-          return atob(token);
-        } catch (error) {
-          throw new UserError(`tokenizer.tiktoken ${DAMAGED}`);
-        }
-      });
-    const beside = files["tokenizer.json"] && parseJson(files["tokenizer.json"], "tokenizer.json");
-    const { name = "tokenizer", pattern = GPT2_PATTERN, special_tokens } = beside ?? {};
-    const tokenizer = new Tokenizer({
-      name, pattern, vocabulary, special_tokens: special_tokens ?? { [END_OF_TEXT]: vocabulary.length },
-    });
-    check(tokenizer.vocabSize === config.vocab_size, `tokenizer.tiktoken ${DAMAGED}`);
-    const tensors = readTensors(files["best.safetensors"], "best.safetensors");
-    const model = new TinyGPT.GPT(config, (key, ...shape) => {
-      const found = tensors.get(key);
-      check(String(found?.shape) === String(shape), `best.safetensors ${DAMAGED}`);
-      return found.table;
-    });
-    return { model, tokenizer };
-  }
-
-  /** A config that the network above can train; others are refused. */
-  function requireKnown(config) {
-    const known = {
-      positions: ["learned", "rotary"], norm: ["layernorm", "rmsnorm"], norm_placement: ["pre"],
-      activation: Object.keys(ACTIVATIONS), head_bias: [false], init: ["gpt2", "zero"],
-    };
-    for (const [name, values] of Object.entries(known)) {
-      check(values.includes(config[name]), `The model has ${name} = ${config[name]}, which the page ` +
-        `cannot train: it knows ${values.join(" and ")}.`);
-    }
-    for (const name of ["vocab_size", "context_length", "d_model", "n_heads", "n_layers"]) {
-      check(Number.isInteger(config[name]) && config[name] > 0 && config[name] < IDS,
-        `The model has ${name} = ${config[name]}: that is no size.`);
-    }
-    check(config.d_model % config.n_heads === 0, "The model's heads do not divide its width.");
-  }
-
-  // --- A .zip of several files --------------------------------------------------------
-
-  /** The check sum that .zip asks for (CRC-32; ISO 3309). */
-  function crc32(bytes) {
-    let sum = -1;
-    for (const byte of bytes) {
-      sum ^= byte;
-      for (let bit = 0; bit < 8; bit++) sum = sum >>> 1 ^ (sum & 1 ? 0xedb88320 : 0);
-    }
-    return ~sum >>> 0;
-  }
-
-  /** Files { name: Uint8Array } as one .zip, not compressed (PKWARE, APPNOTE 4.3). */
-  function zip(files) {
-    const whole = (n, bytes) => Array.from({ length: bytes }, (_, i) => n >>> (8 * i) & 255);
-    const parts = [], index = [];
-    let at = 0, indexed = 0;
-    for (const [name, content] of Object.entries(files)) {
-      const label = utf8(name), [n, sum] = [content.length, crc32(content)];
-      // Version, flags (names are UTF-8), method, time, date (1 January 1980).
-      const both = [...[20, 0x800, 0, 0, 33].flatMap((x) => whole(x, 2)),
-        ...[sum, n, n].flatMap((x) => whole(x, 4)), ...whole(label.length, 2), 0, 0];
-      const head = Uint8Array.from([...whole(0x04034b50, 4), ...both, ...label]);
-      const entry = Uint8Array.from([...whole(0x02014b50, 4), 20, 0, ...both,
-        ...Array(10).fill(0), ...whole(at, 4), ...label]);
-      parts.push(head, content);
-      index.push(entry);
-      at += head.length + n;
-      indexed += entry.length;
-    }
-    const end = Uint8Array.from([...whole(0x06054b50, 4), 0, 0, 0, 0,
-      ...whole(index.length, 2), ...whole(index.length, 2), ...whole(indexed, 4), ...whole(at, 4), 0, 0]);
-    const all = [...parts, ...index, end], file = new Uint8Array(at + indexed + end.length);
-    all.reduce((place, part) => {
-      file.set(part, place);
-      return place + part.length;
-    }, 0);
-    return file;
-  }
-
   // ------------------------------------------------------------------------------------
 
   const TinyGPTTrain = {
     layers, compose, parameters, Network, Optimizer, position, lrFactor, RECIPES, LADDER,
-    planFor, plan, flopsPerToken, learnMerges, learnVocabulary, autoVocabSize, readText,
-    documentsOf, splitDocuments, prepare, bigram, Batches, Trainer, resume, startFrom,
-    measureSpeed, memoryOf, opening, sample, attentionOf, snapshotOf, fromSnapshot,
-    describe, exportModelJs, exportRun, importRun, zip, MOST_MEMORY,
+    MODEL, TRAIN, GPT2_PATTERN, END_OF_TEXT, MOST_MEMORY, planFor, plan, flopsPerToken,
+    learnMerges, learnVocabulary, autoVocabSize, readText, documentsOf, splitDocuments,
+    prepare, bigram, Batches, Trainer, resume, startFrom, measureSpeed, memoryOf, opening,
+    sample, attentionOf, snapshotOf, fromSnapshot, describe, namedWeights, check, round,
     createTrainer: (...given) => new Trainer(...given),
     source: `(${define})(globalThis);`,
   };

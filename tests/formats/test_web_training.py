@@ -1,6 +1,7 @@
 """What the page trains with, against Python: gradients, losses, vocabulary, files.
 
-The JavaScript runs in Node; all of it is skipped with a message where that is missing.
+The JavaScript runs in Node, once in plain loops and once in WebAssembly; all of it is
+skipped with a message where Node is missing.
 """
 
 import json
@@ -35,13 +36,14 @@ from tinygpt.training.trainer import Trainer
 
 STATIC = Path(__file__).resolve().parents[2] / "book" / "_static"
 FILES = [
-    "tinygpt_simd.js", "tinygpt.js", "tinygpt_backward.js", "tinygpt_train.js",
+    "tinygpt_simd.js", "tinygpt.js", "tinygpt_backward.js", "tinygpt_train_simd.js",
+    "tinygpt_train.js", "tinygpt_files.js",
 ]  # fmt: skip
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(
     NODE is None, reason="no Node here: apt-get install nodejs runs these tests"
 )
-both = pytest.mark.parametrize("simd", [False], ids=["plain"])
+both = pytest.mark.parametrize("simd", [False, True], ids=["plain", "simd"])
 
 
 def run_node(code: str, *words: str | Path, given: Any = None) -> Any:
@@ -169,6 +171,81 @@ def test_every_backward_function_is_the_slope_of_its_layer() -> None:
     assert max(worst.values()) < 1e-7, worst
 
 
+TWINS = """
+const random = TinyGPT.seededRandom(3);
+const fast = tinygptTrainSimd.kernels(2 ** 23, T.layers, T.compose);
+const worst = {};
+/** Both twins on the same tables: the largest difference, by the size of the result. */
+function compare(name, sizes, act, scale = 2) {
+  const slow = sizes.map((n) => Float32Array.from({ length: n },
+    () => scale * (2 * random() - 1)));
+  const quick = slow.map((table) => { const own = fast.allocate(table.length);
+    own.set(table); return own; });
+  const results = [[T.layers, slow], [fast.layers, quick]].map(([layers, tables]) =>
+    act(layers, tables));
+  const tables = [...slow, Float64Array.of(results[0] ?? 0)];
+  const others = [...quick, Float64Array.of(results[1] ?? 0)];
+  for (let n = 0; n < tables.length; n++) {
+    const most = tables[n].reduce((a, b) => Math.max(a, Math.abs(b)), 1e-6);
+    tables[n].forEach((value, i) => {
+      const off = Math.abs(value - others[n][i]) / most;
+      worst[name] = Math.max(worst[name] ?? 0, Number.isNaN(off) ? Infinity : off);
+    });
+  }
+}
+const sides = [[1, 1, 1], [4, 8, 4], [5, 7, 3], [13, 17, 9], [130, 530, 270],
+  [9, 8, 600]];
+for (const [M, N, K] of sides) {
+  for (const a of [[K, 1], [1, M]]) {
+    for (const b of [[N, 1], [1, K]]) {
+      compare("product", [M * K, K * N, M * N], (L, [x, y, z]) =>
+        L.product(M, N, K, x, ...a, y, ...b, z, N));
+    }
+  }
+}
+for (const n of [1, 4, 7, 400, 1023]) {
+  compare("blend", [n, n], (L, [a, b]) => L.blend(a, b, 0.3, -1.7));
+  compare("dot", [n, n], (L, [a, b]) => L.dot(a, b));
+  for (const kind of ["gelu", "relu", "relu2"]) {
+    compare(kind, [n, n], (L, [x, y]) => L.activate(kind, x, y), 8);
+    compare(`${kind} back`, [n, n], (L, [dy, x]) =>
+      L.activateBackward(kind, dy, x, dy), 6);
+  }
+  compare("adamw", [n, n, n, n], (L, [w, g, m, v]) => { v.forEach((x, i) => {
+    v[i] = Math.abs(x); });
+    L.adamw(w, g, m, v, { lr: 0.1, decay: 0.2, beta1: 0.8, beta2: 0.9, t: 3 }); });
+}
+for (const side of [8, 11, 12, 64]) {
+  for (const isCausal of [true, false]) {
+    compare("softmaxRows", [side * side], (L, [p]) =>
+      L.softmaxRows(p, side, 0.4, isCausal), 20);
+  }
+  compare("softmaxRows back", [side * side, side * side], (L, [d, p]) =>
+    L.softmaxRowsBackward(d, p, side, 0.4));
+}
+for (const V of [37, 40, 512]) {
+  for (const cap of [0, 15]) {
+    const targets = Int32Array.of(0, V - 1, -1, 5);
+    compare("crossEntropy", [4 * V, 4], (L, [logits, losses]) =>
+      L.crossEntropy(logits, targets, losses, V, 0.25, cap), 30);
+  }
+}
+for (const [R, S] of [[12, 40], [40, 12], [24, 24]]) {
+  const room = R * S + 2 * Math.min(R, S) ** 2;
+  compare("orthogonalize", [R * S, room], (L, [x, spare]) => {
+    L.orthogonalize(x, R, S, spare, 5);
+    spare.fill(0); });
+}
+return worst;
+"""
+
+
+def test_webassembly_gives_what_the_plain_loops_give() -> None:
+    worst = run_node(TWINS)
+    assert len(worst) == 14
+    assert max(worst.values()) < 2e-5, worst
+
+
 # --- A whole model's gradients and first losses -------------------------------------
 
 SIZES: dict[str, Any] = {"vocab_size": 37, "context_length": 11, "d_model": 24}
@@ -176,7 +253,7 @@ SIZES |= {"n_heads": 3, "n_layers": 2}
 TINY, STORY = PRESETS["tiny"], PRESETS["story"]
 SHAPES = {
     "story": replace(STORY.model, **SIZES),
-    "tiny": replace(TINY.model, **SIZES),
+    "tiny": replace(TINY.model, **SIZES | {"vocab_size": 40, "context_length": 12}),
     "mixed": replace(STORY.model, **SIZES, activation="relu", bias=False, d_ff=41),
     "capped": replace(STORY.model, **SIZES, logit_softcap=2.0, embedding_norm=True),
     "untied": replace(TINY.model, **SIZES, qkv_bias=True, bias=True, norm="layernorm"),
