@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from tinygpt.formats.page import PARTS
+
 pytest.importorskip("hatchling", reason="what builds the wheel")
 pytest.importorskip("pip", reason="what installs it: uv venv --seed")
 SECONDS = 120  # until a process that hangs is given up; far more than it needs
@@ -109,6 +111,7 @@ def test_the_wheel_holds_the_data_and_the_mark_of_types(wheel: Path) -> None:
     assert names >= {
         f"tinygpt/_data/{p.relative_to(ROOT / 'data').as_posix()}" for p in data
     }
+    assert names >= {f"tinygpt/_page/{part}" for part in PARTS}
     modules = (ROOT / "tinygpt").rglob("*.py")
     assert names >= {p.relative_to(ROOT).as_posix() for p in modules}
     assert "tinygpt/py.typed" in names
@@ -135,3 +138,5 @@ def test_the_command_generates_and_helps(programs: Path, here: Path) -> None:
     said = run(tinygpt, "generate", *words, cwd=here)
     assert said.startswith("The")
     assert len(said) > len("The\n")
+    run(tinygpt, "open", "tiny", "--no-browser", cwd=here)
+    assert {p.name for p in (here / "pages" / "tiny").iterdir()} >= set(PARTS)

@@ -226,14 +226,21 @@ def _finite(number: str) -> float:
     return value
 
 
-def shipped(filename: str) -> Path:
+_SHIPPED = {"data": "data", "page": "book/_static"}  # in a clone; _NAME in a wheel
+
+
+def shipped(filename: str, room: str = "data") -> Path:
     """Path of a file of the course, beside the package or in it.
+
+    Args:
+        filename: its name, in the folder that the room names.
+        room: data, or page for the parts of the playground.
 
     Raises:
         UserError: this copy of the course lacks it.
     """
     here = Path(__file__).resolve().parent
-    for folder in (here.parent / "data", here / "_data"):
+    for folder in (here.parent / _SHIPPED[room], here / f"_{room}"):
         if (folder / filename).is_file():
             return folder / filename
-    raise UserError(f"data/{filename} is missing from this copy: install it again.")
+    raise UserError(f"{room}/{filename} is missing from this copy: install it again.")

@@ -2,9 +2,9 @@
      <div class="tinygpt-playground" data-part="next attention"
           data-model="pocket-gpt2 tiny" data-prompt="The salesperson">A sentence</div>
    where `data-part` names what is shown (all but the chat, if left out), `data-model`
-   folders below _static/models, and `data-own` lets the reader bring a file. Without
-   scripts the sentence stays. Nothing but this file and its style sheet is fetched before
-   the reader presses start. What it leaves out: the model (tinygpt.js, made faster by
+   folders below _static/models, and `data-own` lets the reader bring a file; a page of one
+   model (`tinygpt open`) presses start itself by `data-start`. Without scripts the sentence
+   stays. Nothing but this file and its style sheet is fetched before start is pressed. What it leaves out: the model (tinygpt.js, made faster by
    tinygpt_simd.js), the worker around it (playground_worker.js) and what is drawn
    (playground_parts.js and playground_inside.js). */
 "use strict";
@@ -109,6 +109,7 @@
         make("span", {}, "or your own model.js (drop it here, too)"), own));
     }
     box.append(status);
+    if ("start" in box.dataset) starts[0].click();
   }
 
   document.addEventListener("DOMContentLoaded", () => {

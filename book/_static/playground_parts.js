@@ -223,7 +223,8 @@
   // --- The chat ---------------------------------------------------------------------
 
   function chat(desk) {
-    const questions = ["Where is my parcel?", "Can I return a jacket?", "Do you sell gift cards?"];
+    const questions = desk.box.dataset.questions?.split("\n").filter(Boolean)
+      ?? ["Where is my parcel?", "Can I return a jacket?", "Do you sell gift cards?"];
     let messages = [], answering = null, turn = 0;
     const log = make("div", { class: "log", role: "log", tabindex: 0,
       "aria-label": "The conversation" });

@@ -123,7 +123,7 @@ def test_train_stopped_by_ctrl_c_says_how_to_go_on(
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr("tinygpt.cli.runs.say", interrupted)
+        patch.setattr("tinygpt.cli.runs.tell", interrupted)
         assert exit_code(words(here, "stopped", out="runs")) == 130
     said = capsys.readouterr().out.splitlines()[-1]
     assert said == (
@@ -390,13 +390,14 @@ def test_finetune_and_export_from_the_command_line(
     assert "validation part of text.txt:" in capsys.readouterr().out
 
     main(["export", "--model", "runs/wide", "--out", "page", "--format", "web"])
-    assert [p.name for p in Path("page").iterdir()] == ["model.js"]
+    assert {p.name for p in Path("page").iterdir()} == {"model.js", "README.md"}
     capsys.readouterr()
     main(["export", "--model", "runs/wide", "--out", "exported"])
     assert {p.name for p in Path("exported").iterdir()} >= {
         "config.json",
         "model.safetensors",
         "tokenizer.json",
+        "README.md",
     }
     assert re.match(r"exported: [\d,]+ parameters, \d\.\d MB", capsys.readouterr().out)
 

@@ -5,15 +5,13 @@ any module that does, so `--help` answers at once. What it leaves out: reading t
 (see `parsing`) and doing anything (see `main`).
 """
 
-import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from tyro.constructors import PrimitiveConstructorSpec
 
+from tinygpt.cli.paths import FileOption, OptionalFile, OptionalPath, PathOption
 from tinygpt.config import FinetuneConfig, GPTConfig, TrainConfig
 from tinygpt.errors import require
 from tinygpt.presets import PRESETS
@@ -24,39 +22,6 @@ if TYPE_CHECKING:
     PresetName = str
 else:
     PresetName = tyro.extras.literal_type_from_choices(PRESETS)
-
-
-def _path(words: list[str]) -> Path:
-    if not words[0]:
-        raise ValueError("an empty path")
-    return Path(words[0])
-
-
-def _file(words: list[str]) -> Path:
-    if words[0] and os.path.basename(words[0]) in ("", "."):  # noqa: PTH119
-        raise ValueError(f"{words[0]!r} is the name of a folder, not of a file")
-    return _path(words)
-
-
-def _typed(read: Callable[[list[str]], Path]) -> PrimitiveConstructorSpec[Any]:
-    """How tyro reads a path.
-
-    Path("") is Path("."), and Path("a/") is Path("a"), so a word must be refused before
-    it becomes a path.
-    """
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="PATH",
-        instance_from_str=read,
-        is_instance=lambda value: value is None or isinstance(value, Path),
-        str_from_instance=lambda path: [str(path)],
-    )
-
-
-PathOption = Annotated[Path, _typed(_path)]
-FileOption = Annotated[Path, _typed(_file)]
-# Of `FileOption | None`, tyro would say that a bad word is no type of the two.
-OptionalFile = Annotated[Path | None, _typed(_file)]
 
 
 @dataclass(frozen=True)
@@ -258,6 +223,27 @@ class Export(ModelChoice):
     script file for book/_static/tinygpt.js."""
     dtype: Literal["float32", "float16"] = "float32"
     """How hf stores a number; float16 halves the file. web always uses float16."""
+    push: str | None = None
+    """Also upload the folder to this repository USER/NAME of the Hugging Face hub, a
+    new one as a private one (needs the package huggingface_hub and a token)."""
+
+
+@dataclass
+class Open:
+    """Put a model into a page of its own, and open it in the browser.
+
+    The page needs no server and no network; copy the whole folder to show it around.
+    """
+
+    model: Annotated[
+        str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")
+    ] = None
+    """A run's name or folder, or any model that --model of `tinygpt generate` takes;
+    the latest run in ./runs if not given."""
+    out: OptionalPath = None
+    """Folder to write; if not given, `page` in the run's folder, or pages/MODEL."""
+    browser: bool = True
+    """With --no-browser the page is written and not opened."""
 
 
 @dataclass

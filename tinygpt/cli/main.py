@@ -22,6 +22,7 @@ from tinygpt.cli.arguments import (
     Generate,
     Info,
     ModelChoice,
+    Open,
     Prepare,
     Reward,
     Runs,
@@ -30,13 +31,14 @@ from tinygpt.cli.arguments import (
 )
 from tinygpt.cli.console import say, write
 from tinygpt.cli.parsing import EXAMPLES, latest_run, parse
+from tinygpt.cli.publish import run_export, run_open
 from tinygpt.cli.runs import run_finetune, run_reward, run_runs, run_train
 from tinygpt.errors import UserError, require
 from tinygpt.presets import PRESETS
 from tinygpt.runtime.device import calm_threads
 
 
-def _load(args: ModelChoice, weights: Any = "float32") -> Any:
+def _load(args: ModelChoice | Open, weights: Any = "float32") -> Any:
     """The model that the user means: by name, or the latest run."""
     calm_threads()
     name = args.model if args.model is not None else latest_run()
@@ -57,24 +59,6 @@ def run_chat(args: Chat) -> None:
     say(f"This is {args.model or llm.folder}. {console.CHAT_COMMANDS},")
     say("Ctrl-C stops an answer.")
     console.converse(llm, args)
-
-
-def run_export(args: Export) -> None:
-    """Write a model for other programs."""
-    llm = _load(args)
-    import torch
-
-    from tinygpt.formats.huggingface import export_gpt2
-    from tinygpt.formats.web import export_web
-
-    with console.stoppable():
-        if args.format == "web":
-            export_web(llm.model, llm.tokenizer, args.out)
-        else:
-            dtype = getattr(torch, args.dtype)
-            export_gpt2(llm.model, llm.tokenizer, args.out, dtype=dtype)
-    size = sum(file.stat().st_size for file in args.out.iterdir())
-    say(f"{args.out}: {llm.model.n_parameters():,} parameters, {size / 1e6:.1f} MB")
 
 
 def run_eval(args: Eval) -> None:
@@ -210,7 +194,8 @@ RUN: dict[type, Callable[[Any], None]] = {
     Finetune: run_finetune,
     Reward: run_reward,
     Chat: run_chat,
-    Export: run_export,
+    Export: lambda args: run_export(args, _load(args)),
+    Open: lambda args: run_open(args, _load(args)),
     Eval: run_eval,
     Runs: run_runs,
     Tokenize: run_tokenize,

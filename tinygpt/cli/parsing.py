@@ -26,8 +26,7 @@ from tinygpt.cli.arguments import (
     FinetuneOptions,
     Generate,
     Info,
-    OptionalFile,
-    PathOption,
+    Open,
     Reward,
     RewardOptions,
     Runs,
@@ -35,6 +34,7 @@ from tinygpt.cli.arguments import (
     Train,
     TrainOptions,
 )
+from tinygpt.cli.paths import OptionalFile, PathOption
 from tinygpt.config import FinetuneConfig
 from tinygpt.errors import UserError, require
 from tinygpt.reward_config import RewardConfig, kind_of, require_kind
@@ -56,6 +56,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         Reward,
         Chat,
         Eval,
+        Open,
         Export,
         Runs,
         Tokenize,

@@ -241,8 +241,10 @@ def export_gpt2(
     tokenizer: Tokenizer,
     folder: str | Path,
     dtype: torch.dtype = torch.float32,
-) -> None:
+) -> list[str]:
     """Write a folder that `load_gpt2` and transformers' Auto classes load.
+
+    The names of its files come back.
 
     The files are written to a folder beside it, .NAME.part, and moved in when all are
     complete, config.json last, without which no program takes the folder for a model.
@@ -290,6 +292,7 @@ def export_gpt2(
         raise _unwritable(folder, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    return [WEIGHTS, *texts]
 
 
 def _unwritable(folder: Path, error: Exception) -> UserError:

@@ -91,7 +91,7 @@ def _png(lines: dict[str, Curve], marks: dict[str, float], y_label: str) -> byte
     axes.set_ylabel(y_label, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=GRID)
-    axes.legend(frameon=False, loc="center right")
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

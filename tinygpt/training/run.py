@@ -184,6 +184,8 @@ class Run:
         if self.folder.exists:
             record |= self.folder.settings().get("record", {})
         record |= {"tokens": self.data.n_tokens, **self.trainer.choices()}
+        if isinstance(self.data, TextData):
+            record["opening"] = self.data.opening()  # words for whoever tries it out
         job, _ = torchrun_job()
         record |= {"job": job} if job else {}
         record |= {"plan": self.plan.record()} if self.plan else {}
