@@ -37,6 +37,12 @@ lab: .venv/.lab ## open the chapters in JupyterLab
 handout: .venv/.book ## the notebooks for a class, with and without solutions, as zips
 	$(BIN)/python book/handout.py
 
+slides: .venv/.book ## a deck of slides for each chapter, in book/_build/html/slides
+	$(BIN)/python book/slides.py
+
+pdf: .venv/.dev book ## the course as a PDF, in book/_build/html (needs Chromium)
+	$(BIN)/python book/pdf.py
+
 # All benchmarks, sides in turn, then one table with the goals. The seed demo's own run
 # (benchmarks/seed_demo.py, half an hour or so) is made once and kept in its result. A
 # first look leaves out the text of a gigabyte and the browser.
@@ -103,4 +109,4 @@ LITGPT := litgpt==0.5.13 lightning==2.6.6 lightning-utilities==0.15.3 \
 	@$(BIN)/python -m pip install --quiet -c requirements.lock -e ".$(EXTRAS)"
 	@touch .venv/.core $@
 
-.PHONY: help train models book serve lab handout test fuzz lint links release bench clean
+.PHONY: help train models book serve lab handout slides pdf test fuzz lint links release bench clean

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+from offered import link_offers
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "book" / "_build" / "handout"
+SITE = ROOT / "book" / "_build" / "html"
 ANSWER = re.compile(
     r"\n*<details>\s*<summary>(?:Solution|Answer)\b.*?</details>\n*", re.DOTALL
 )
@@ -30,9 +31,9 @@ README = """\
 # TinyGPT: the hand-out{kind}
 
 The chapters of the course as notebooks, in the folder `chapters`. They need Python 3.10
-or newer, the package and JupyterLab. In the folder of the course, `make lab` installs
-all three; then open `chapters` of this hand-out in it. No chapter needs another to have
-run before.
+or newer, the package and JupyterLab: `make lab`, in the folder of the course, installs
+the last two. Afterwards `.venv/bin/jupyter lab HERE` opens the folder of this file, if
+you write its path for HERE. No chapter needs another to have run before.
 {more}"""
 STUDENTS = """
 To answer an exercise, write in place of the dots (or of `None`) and run the cell. It
@@ -89,12 +90,13 @@ def handout(folder: Path, *, solved: bool) -> Path:
 def main() -> None:
     """Read the command line, write both."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--to", type=Path, default=FOLDER, help="a folder")
+    parser.add_argument("--to", type=Path, default=SITE / "handout", help="a folder")
     folder = parser.parse_args().to
     try:
         for solved in (False, True):
             made = handout(folder, solved=solved)
             print(f"{made} ({made.stat().st_size / 1e6:.1f} MB)")
+        link_offers(SITE)
     except OSError as error:
         sys.exit(f"The hand-out cannot be written: {error}")
 

@@ -1,0 +1,258 @@
+"""Print the built site as one book: `python book/pdf.py [--site FOLDER] [--to FILE]`.
+
+The articles of all pages, in the order of the table of contents, are joined to one page
+of HTML and printed by Chromium with `print.css`: every fold open, widgets as they stand
+when they are opened, links between pages as links inside the book. The page numbers of
+the contents come from a first print, the file from a second.
+
+What it leaves out: the reference of the package, which is longer than the course, and
+is read with a search.
+"""
+
+import argparse
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from bs4 import BeautifulSoup, Tag
+from offered import link_offers
+
+HERE = Path(__file__).resolve().parent
+SITE = HERE / "_build" / "html"
+LEFT_OUT = "The package"  # a part of the table of contents
+NOT_PRINTED = "nav.way, .headerlink, button, script, style, .toctree-wrapper"
+NO_ENTRY = {"Exercises", "Quiz", "Summary", "References"}  # every chapter has these
+FOOT = (
+    '<div style="width: 100%; text-align: center; font: 8pt system-ui, sans-serif; '
+    'color: #555"><span class="pageNumber"></span></div>'
+)
+
+
+def parts() -> list[tuple[str, list[str]]]:
+    """The parts of the book, each with the names of its pages."""
+    toc = yaml.safe_load((HERE.parent / "_toc.yml").read_text(encoding="utf-8"))
+    found = [("", [toc["root"]])]
+    for part in toc["parts"]:
+        if part["caption"] != LEFT_OUT:
+            names = [entry["file"] for entry in part["chapters"]]
+            found.append((part["caption"], names))
+    return found
+
+
+def within(name: str, target: str = "") -> str:
+    """The id that an id of a page has in the joined book."""
+    return name.replace("/", "-") + (f"--{target}" if target else "")
+
+
+def article(site: Path, name: str, printed: set[str]) -> Tag:
+    """A page's article, its ids and links made those of the joined book."""
+    text = (site / f"{name}.html").read_text(encoding="utf-8")
+    found = BeautifulSoup(text, "html.parser").select_one("article.bd-article")
+    for node in found.select(NOT_PRINTED):
+        node.decompose()
+    for fold in found.select("details"):
+        fold["open"] = ""
+    for node in found.select("[id]"):
+        node["id"] = within(name, node["id"])
+    folder = Path(name).parent
+    for node in found.select("[src]"):
+        node["src"] = _from_root(folder, node["src"])
+    for link in found.select("a[href]"):
+        file, _, target = link["href"].partition("#")
+        if re.match(r"[a-z]+:", file):
+            continue
+        page = _from_root(folder, file).removesuffix(".html") if file else name
+        if page in printed:
+            link["href"] = "#" + within(page, target)
+        else:
+            link.unwrap()  # to the reference, or to a file
+    found.name, found["id"] = "section", within(name)
+    found["class"] = ["bd-article", "page"]
+    return found
+
+
+def _from_root(folder: Path, link: str) -> str:
+    """A link of a page, as one from the root of the site."""
+    if re.match(r"[a-z]+:", link):
+        return link
+    steps: list[str] = []
+    for step in (*folder.parts, *link.split("/")):
+        if step == "..":
+            steps.pop()
+        elif step != ".":
+            steps.append(step)
+    return "/".join(steps)
+
+
+def entries(articles: list[Tag]) -> Iterator[tuple[Tag, bool]]:
+    """The headings that the contents list, and whether each opens a page."""
+    for page in articles:
+        yield page.select_one("h1"), True
+        if page["id"].startswith("chapters-"):
+            for heading in page.select("h2"):
+                if heading.get_text().strip() not in NO_ENTRY:
+                    yield heading, False
+
+
+def join(site: Path, names: list[str], captions: dict[str, str]) -> BeautifulSoup:
+    """One page of HTML with the title, the contents (unnumbered) and all articles."""
+    first = (site / f"{names[0]}.html").read_text(encoding="utf-8")
+    book = BeautifulSoup(first, "html.parser")
+    for node in book.select("script, link[rel=prefetch], link[rel=preload]"):
+        source = node.get("src", "") + (node.string or "")
+        if not re.search(r"mathjax|MathJax|widgets\.js", source):
+            node.decompose()
+    for node in book.select("head [src], head [href]"):
+        key = "src" if node.get("src") else "href"
+        node[key] = _from_root(Path(names[0]).parent, node[key])
+    articles = [article(site, name, set(names)) for name in names]
+    contents = book.new_tag("ol", attrs={"class": "contents"})
+    for heading, opens in entries(articles):
+        at = heading.parent.get("id") or heading.find_parent(id=True)["id"]
+        page = heading.find_parent("section", class_="page")["id"]
+        if opens and captions.get(page):
+            caption = book.new_tag("li", attrs={"class": "part"})
+            caption.string = captions[page]
+            contents.append(caption)
+        entry = book.new_tag("li", attrs={"class": "opens" if opens else "inside"})
+        link = book.new_tag("a", href=f"#{at}")
+        link.string = " ".join(heading.get_text().split())
+        number = book.new_tag("span", attrs={"class": "number"})
+        entry.extend([link, number])
+        contents.append(entry)
+    front = BeautifulSoup(
+        '<section class="front"><img src="_static/logo.svg" alt=""><h1>TinyGPT</h1>'
+        "<p>A Transformer from scratch: from a text file to a GPT that speaks</p>"
+        "<p>The TinyGPT authors</p></section>"
+        '<section class="page"><h1>Contents</h1></section>',
+        "html.parser",
+    )
+    front.select("section")[1].append(contents)
+    book.html["data-theme"] = book.html["data-mode"] = "light"
+    book.title.string = "TinyGPT"
+    body = book.new_tag("body", attrs={"class": "tinygpt-book"})
+    content = book.new_tag("main", attrs={"class": "bd-content"})
+    content.extend([*front.contents, *articles])
+    body.append(content)
+    book.body.replace_with(body)
+    return book
+
+
+def opened(page: Any, path: Path) -> None:
+    """Show the joined page, until formulas and widgets are drawn."""
+    page.goto(path.as_uri(), wait_until="load", timeout=120_000)
+    page.wait_for_function(
+        "[...document.querySelectorAll('.math')].every(m => m.querySelector('mjx-container'))",
+        timeout=300_000,
+    )
+    for widget in page.locator(".tinygpt-widget").all():
+        widget.scroll_into_view_if_needed()
+        widget.locator("svg, table, output").first.wait_for(state="attached")
+    page.emulate_media(media="print", color_scheme="light")
+    page.evaluate(
+        "Promise.all([...document.images].map(i => (i.loading = 'eager', i.decode())))"
+    )
+
+
+def headings(path: Path) -> list[tuple[str, int]]:
+    """Title and page of each heading, from the outline of a PDF."""
+    from pypdf import PdfReader
+
+    reader, found = PdfReader(path), []
+
+    def walk(outline: list[Any]) -> None:
+        for entry in outline:
+            if isinstance(entry, list):
+                walk(entry)
+            else:
+                at = reader.get_destination_page_number(entry)
+                found.append((entry.title, at + 1))
+
+    walk(reader.outline)
+    return found
+
+
+def number(book: BeautifulSoup, printed: list[tuple[str, int]]) -> None:
+    """Write the page numbers into the contents."""
+    waiting = iter(printed)
+    contents = book.select_one(".contents")
+    for title, _ in waiting:
+        if title == "Contents":
+            break
+    for entry in contents.select("li:not(.part)"):
+        wanted = "".join(entry.a.get_text().split())
+        for title, page in waiting:
+            if "".join(title.split()) == wanted:
+                entry.select_one(".number").string = str(page)
+                break
+        else:
+            sys.exit(f"The heading {wanted!r} is not in the outline of the PDF.")
+
+
+def write(site: Path, path: Path, names: list[str], captions: dict[str, str]) -> None:
+    """Print the pages into one PDF."""
+    from playwright.sync_api import sync_playwright
+
+    book = join(site, names, captions)
+    joined = site / "_book.html"  # beside what it shows
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    with (
+        sync_playwright() as playwright,
+        tempfile.TemporaryDirectory() as folder,
+        playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox"]
+        ) as browser,
+    ):
+        page = browser.new_page(offline=True)
+        try:
+            for draft in (Path(folder) / "first.pdf", path):
+                joined.write_text(str(book), encoding="utf-8")
+                opened(page, joined)
+                page.pdf(
+                    path=draft,
+                    outline=True,
+                    tagged=True,
+                    prefer_css_page_size=True,
+                    print_background=True,
+                    display_header_footer=True,
+                    header_template="<span></span>",
+                    footer_template=FOOT,
+                )
+                before = str(book.select_one(".contents"))
+                number(book, headings(draft))
+            if str(book.select_one(".contents")) != before:
+                sys.exit("The numbers in the contents have moved the pages.")
+        finally:
+            joined.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Read the command line, print the book, link it from the site."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--site", type=Path, default=SITE, help="the built site")
+    parser.add_argument("--to", type=Path, help="the PDF (in the site)")
+    options = parser.parse_args()
+    made = options.to or options.site / "tinygpt.pdf"
+    book = parts()
+    names = [name for _, pages in book for name in pages]
+    captions = {within(pages[0]): caption for caption, pages in book}
+    if not (options.site / f"{names[0]}.html").is_file():
+        sys.exit(f"There is no built site in {options.site}: `make book` builds it.")
+    try:
+        import playwright
+        import pypdf
+    except ImportError as error:
+        sys.exit(f"The book needs {error.name} to be printed: `make pdf` installs it.")
+    del playwright, pypdf
+    write(options.site, made, names, captions)
+    link_offers(options.site)
+    print(f"{made} ({made.stat().st_size / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    main()
