@@ -13,7 +13,6 @@ import argparse
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,11 @@ HERE = Path(__file__).resolve().parent
 SITE = HERE / "_build" / "html"
 LEFT_OUT = "The package"  # a part of the table of contents
 NOT_PRINTED = "nav.way, .headerlink, button, script, style, .toctree-wrapper"
+WRITE_NUMBERS = """numbers => document.querySelectorAll(".contents .number")
+  .forEach((place, i) => { place.textContent = numbers[i]; })"""
+ALL_FORMULAS = """() => [...document.querySelectorAll(".math")]
+  .every(formula => formula.querySelector("mjx-container"))"""
+ARTICLES = ".page[id]"  # the contents have no id
 NO_ENTRY = {"Exercises", "Quiz", "Summary", "References"}  # every chapter has these
 FOOT = (
     '<div style="width: 100%; text-align: center; font: 8pt system-ui, sans-serif; '
@@ -126,7 +130,7 @@ def join(site: Path, names: list[str], captions: dict[str, str]) -> BeautifulSou
         entry.extend([link, number])
         contents.append(entry)
     front = BeautifulSoup(
-        '<section class="front"><img src="_static/logo.svg" alt=""><h1>TinyGPT</h1>'
+        '<section class="front"><h1>TinyGPT</h1>'
         "<p>A Transformer from scratch: from a text file to a GPT that speaks</p>"
         "<p>The TinyGPT authors</p></section>"
         '<section class="page"><h1>Contents</h1></section>',
@@ -145,11 +149,8 @@ def join(site: Path, names: list[str], captions: dict[str, str]) -> BeautifulSou
 
 def opened(page: Any, path: Path) -> None:
     """Show the joined page, until formulas and widgets are drawn."""
-    page.goto(path.as_uri(), wait_until="load", timeout=120_000)
-    page.wait_for_function(
-        "[...document.querySelectorAll('.math')].every(m => m.querySelector('mjx-container'))",
-        timeout=300_000,
-    )
+    page.goto(path.as_uri(), wait_until="load")
+    page.wait_for_function(ALL_FORMULAS)
     for widget in page.locator(".tinygpt-widget").all():
         widget.scroll_into_view_if_needed()
         widget.locator("svg, table, output").first.wait_for(state="attached")
@@ -159,76 +160,76 @@ def opened(page: Any, path: Path) -> None:
     )
 
 
-def headings(path: Path) -> list[tuple[str, int]]:
-    """Title and page of each heading, from the outline of a PDF."""
+def pages_of_headings(path: Path) -> list[int]:
+    """The page of each heading, from the outline of a PDF."""
     from pypdf import PdfReader
 
-    reader, found = PdfReader(path), []
+    reader = PdfReader(path)
 
-    def walk(outline: list[Any]) -> None:
+    def walk(outline: list[Any]) -> Iterator[int]:
         for entry in outline:
             if isinstance(entry, list):
-                walk(entry)
+                yield from walk(entry)
             else:
-                at = reader.get_destination_page_number(entry)
-                found.append((entry.title, at + 1))
+                yield reader.get_destination_page_number(entry) + 1
 
-    walk(reader.outline)
-    return found
+    return list(walk(reader.outline))
 
 
-def number(book: BeautifulSoup, printed: list[tuple[str, int]]) -> None:
-    """Write the page numbers into the contents."""
-    waiting = iter(printed)
-    contents = book.select_one(".contents")
-    for title, _ in waiting:
-        if title == "Contents":
-            break
-    for entry in contents.select("li:not(.part)"):
-        wanted = "".join(entry.a.get_text().split())
-        for title, page in waiting:
-            if "".join(title.split()) == wanted:
-                entry.select_one(".number").string = str(page)
-                break
-        else:
-            sys.exit(f"The heading {wanted!r} is not in the outline of the PDF.")
+def numbers(book: BeautifulSoup, path: Path) -> list[int]:
+    """The page of each entry of the contents, as a PDF of the book has it."""
+    pages, found = pages_of_headings(path), book.select("h1, h2, h3, h4, h5, h6")
+    if len(found) != len(pages):
+        sys.exit(f"The PDF's outline has {len(pages)} headings, the book {len(found)}.")
+    at = {id(heading): page for heading, page in zip(found, pages, strict=True)}
+    return [at[id(heading)] for heading, _ in entries(book.select(ARTICLES))]
 
 
 def write(site: Path, path: Path, names: list[str], captions: dict[str, str]) -> None:
     """Print the pages into one PDF."""
     from playwright.sync_api import sync_playwright
 
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    options = {"executable_path": program, "args": ["--no-sandbox"]}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(**options)
+        print_book(browser, site, path, names, captions)
+        browser.close()
+
+
+def print_book(
+    browser: Any, site: Path, path: Path, names: list[str], captions: dict[str, str]
+) -> None:
+    """The same, in a browser that is there already."""
     book = join(site, names, captions)
     joined = site / "_book.html"  # beside what it shows
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    with (
-        sync_playwright() as playwright,
-        tempfile.TemporaryDirectory() as folder,
-        playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox"]
-        ) as browser,
-    ):
-        page = browser.new_page(offline=True)
-        try:
-            for draft in (Path(folder) / "first.pdf", path):
-                joined.write_text(str(book), encoding="utf-8")
-                opened(page, joined)
-                page.pdf(
-                    path=draft,
-                    outline=True,
-                    tagged=True,
-                    prefer_css_page_size=True,
-                    print_background=True,
-                    display_header_footer=True,
-                    header_template="<span></span>",
-                    footer_template=FOOT,
-                )
-                before = str(book.select_one(".contents"))
-                number(book, headings(draft))
-            if str(book.select_one(".contents")) != before:
+    joined.write_text(str(book), encoding="utf-8")
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    page.set_default_timeout(600_000)
+    try:
+        opened(page, joined)
+        found: list[int] = []
+        while True:  # at most twice: the numbers have their room beforehand
+            page.pdf(
+                path=path,
+                outline=True,
+                tagged=True,
+                prefer_css_page_size=True,
+                print_background=True,
+                display_header_footer=True,
+                header_template="<span></span>",
+                footer_template=FOOT,
+            )
+            before, found = found, numbers(book, path)
+            if found == before:
+                break
+            if before:
                 sys.exit("The numbers in the contents have moved the pages.")
-        finally:
-            joined.unlink(missing_ok=True)
+            page.evaluate(WRITE_NUMBERS, found)
+    finally:
+        context.close()
+        joined.unlink()
 
 
 def main() -> None:
