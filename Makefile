@@ -73,7 +73,7 @@ fuzz: .venv/.dev ## try files and commands that nobody would write, for two minu
 links: .venv/.book ## ask all links of the course whether they lead somewhere
 	$(BIN)/jupyter-book build . --path-output book/_build/links --builder linkcheck
 
-release: book handout .venv/.dev ## build what a release carries into dist/
+release: book handout slides .venv/.dev ## build what a release carries into dist/
 	$(BIN)/python resources/release.py $(TAG)
 
 lint: .venv/.dev ## check style, types, and who imports whom

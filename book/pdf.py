@@ -187,12 +187,18 @@ def numbers(book: BeautifulSoup, path: Path) -> list[int]:
 
 def write(site: Path, path: Path, names: list[str], captions: dict[str, str]) -> None:
     """Print the pages into one PDF."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import Error, sync_playwright
 
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     options = {"executable_path": program, "args": ["--no-sandbox"]}
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(**options)
+        try:
+            browser = playwright.chromium.launch(**options)
+        except Error:
+            sys.exit(
+                "Chromium, which prints the book, does not start: install it, or run "
+                "`.venv/bin/playwright install chromium`."
+            )
         print_book(browser, site, path, names, captions)
         browser.close()
 

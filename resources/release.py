@@ -59,7 +59,7 @@ def main() -> None:
     subprocess.run(build, cwd=ROOT, check=True)
     pack(SITE, DIST / f"tinygpt-{version}-site.zip")
     for pattern in BESIDES:
-        for path in SITE.parent.glob(pattern):
+        for path in SITE.glob(pattern):
             shutil.copy(path, DIST / path.name)
     files = sorted(DIST.iterdir())
     sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files]
