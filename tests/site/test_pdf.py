@@ -58,8 +58,9 @@ def test_a_printed_page_is_whole(site: Path, browser: Any, tmp_path: Path) -> No
     text = "".join("".join(pages).split())
     for hidden in ("Hidethecode", "Showthecode"):
         assert hidden not in text
-    # A fold's code, an answer, a widget, the last words of the longest line of code.
-    for shown in ("defnext_pieces", "Answer", "Tryit:", 'glue("minute_bits"'):
+    # A fold's code, an answer, a widget, its setting, the end of the longest line.
+    wanted = ("defnext_pieces", "Answer", "Tryit:", "learningrate0.05")
+    for shown in (*wanted, 'glue("minute_bits"'):
         assert shown in text, shown
 
 
