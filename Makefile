@@ -11,6 +11,8 @@ BIN := .venv/bin
 WEB := $(patsubst %,book/_static/models/%/model.js,story pocket-gpt2 pocket-chat tiny)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
+# An install compiles nothing: Python does, at a module's first import, and keeps it.
+unexport PYTHONDONTWRITEBYTECODE
 .SECONDEXPANSION:
 
 help: ## list the targets
@@ -62,9 +64,10 @@ models: .venv/.core ## train the models in data/ again (about an hour)
 # the files in the order of tests/conftest.py, not those of the most tests first. nbval
 # runs the chapters and compares what they show with what is stored.
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
-test: .venv/.dev ## run all tests and chapters; 95 % of the lines must be covered
+FAST ?=
+test: .venv/.dev ## run all tests and chapters (FAST=1: the quick ones, no chapters and no browser)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-		--cov=tinygpt $(NBVAL) $(ARGS)
+		$(if $(FAST),-m "not slow" tests,--cov=tinygpt $(NBVAL)) $(ARGS)
 
 FUZZ_SECONDS ?= 120
 fuzz: .venv/.dev ## try files and commands that nobody would write, for two minutes
@@ -93,20 +96,24 @@ LITGPT := litgpt==0.5.13 lightning==2.6.6 lightning-utilities==0.15.3 \
 	torchmetrics==1.9.0 jsonargparse==4.53.0
 
 # A stamp per set of packages. The plain set is part of each, so its stamp is renewed.
+PIP := $(BIN)/python -m pip install -qq --no-compile
+.venv/.core: WHAT := torch and what training needs
+.venv/.book: WHAT := torch, what training needs, and Jupyter Book
 .venv/.book: EXTRAS := [book]
+.venv/.dev: WHAT := everything that the tests need
 .venv/.dev: EXTRAS := [dev,hub,book]
 .venv/.bench: .venv/.dev
-	@$(BIN)/python -m pip install --quiet --no-deps --target .venv/litgpt --upgrade $(LITGPT)
-	@$(BIN)/python -m pip install --quiet "ctranslate2>=4.8"
+	@$(PIP) --no-deps --target .venv/litgpt --upgrade $(LITGPT)
+	@$(PIP) "ctranslate2>=4.8"
 	@touch $@
 .venv/.lab: .venv/.book
-	@$(BIN)/python -m pip install --quiet "jupyterlab>=4.2"
+	@$(PIP) "jupyterlab>=4.2"
 	@touch $@
 .venv/.core .venv/.book .venv/.dev: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("TinyGPT needs Python 3.10 or newer: make PYTHON=python3.12")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	@echo "Installing into .venv (the first time takes a few minutes) ..."
-	@$(BIN)/python -m pip install --quiet -c requirements.lock -e ".$(EXTRAS)"
+	@echo "Installing $(WHAT) into .venv ..."
+	@$(PIP) -c requirements.lock -e ".$(EXTRAS)"
 	@touch .venv/.core $@
 
 .PHONY: help train models book serve lab handout slides pdf test fuzz lint links release bench clean

@@ -80,9 +80,12 @@ def load_tool(name: str) -> ModuleType:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, each in its own order."""
+    """The longest files first, each in its own order; what needs a browser is slow."""
     place = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    for item in items:
+        if {"browser", "site"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
 
 
 def has_loopback() -> bool:
@@ -185,10 +188,19 @@ PARSE_A_COLOUR_ONCE = """;(() => {
 })()"""
 
 
-def violations(page: Any, parts: Sequence[str] = ()) -> list[str]:
-    """What axe-core finds serious or worse in a page, or in those parts of it."""
+def violations(
+    page: Any, parts: Sequence[str] = (), *, only: Sequence[str] = (), without: str = ""
+) -> list[str]:
+    """What axe-core finds serious or worse in a page, or in those parts of it.
+
+    Looked for are all its rules, or `only` those named, or all `without` one.
+    """
     axe = pytest.importorskip("axe_playwright_python.base", reason="axe-core")
-    options = {"resultTypes": ["violations"]}
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if only:
+        options["runOnly"] = {"type": "rule", "values": list(only)}
+    if without:
+        options["rules"] = {without: {"enabled": False}}
     page.evaluate(axe.AXE_SCRIPT + PARSE_A_COLOUR_ONCE)
     there = [[part] for part in parts if page.locator(part).count()]
     where = {"include": there} if parts else {"include": [["html"]]}

@@ -67,6 +67,7 @@ def test_closed_streams() -> None:
 
 
 @posix
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_an_encoding_without_emoji(encoding: str) -> None:
     ended = shell("generate --model pocket-gpt2 --prompt 'é🙂' --max-new-tokens 3",
@@ -81,6 +82,7 @@ def test_an_encoding_without_emoji(encoding: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_input_of_another_encoding() -> None:
     for words in ("tokenize", "chat --model pocket-gpt2"):
         ended = subprocess.run(
@@ -157,6 +159,7 @@ ENDLESS = {
 
 
 @posix
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0.02, 0.1, 0.4, 2.0, 4.0])
 @pytest.mark.parametrize("command", ENDLESS)
 def test_five_times_ctrl_c_ends_without_a_traceback(

@@ -88,6 +88,7 @@ def test_two_turns_reset_interrupt_and_end_of_input(terminal: Terminal) -> None:
     assert terminal.process.wait(timeout=30) == 0
 
 
+@pytest.mark.slow
 def test_three_questions_with_order_numbers_are_answered_with_them() -> None:
     terminal = Terminal("chat", "--model", "pocket-chat", "--temperature", "0")
     try:
@@ -110,6 +111,7 @@ def test_three_questions_with_order_numbers_are_answered_with_them() -> None:
         terminal.close()
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_it_cleanly() -> None:
     command = [sys.executable, "-m", "tinygpt", "chat", "--model", "pocket-gpt2"]
     process = subprocess.Popen(

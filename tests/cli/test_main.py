@@ -402,6 +402,7 @@ def test_finetune_and_export_from_the_command_line(
     assert re.match(r"exported: [\d,]+ parameters, \d\.\d MB", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_a_run_of_adapters_is_used_like_any_other(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

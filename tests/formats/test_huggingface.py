@@ -384,6 +384,7 @@ def test_124m_shape_has_gpt2s_names_and_sizes() -> None:
         assert mine.shape == (other.T if turned else other).shape
 
 
+@pytest.mark.slow
 def test_124m_shape_speaks_as_in_transformers(tmp_path: Path) -> None:
     """The whole of GPT-2's size, once, with random weights: 500 MB through the disk."""
     ours = pretrained._shape_only(PRESETS["gpt2"].model).to_empty(device="cpu")
@@ -419,6 +420,7 @@ print((peak() - before) / (4 * model.n_parameters()), "torch._dynamo" in sys.mod
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 def test_loading_needs_the_weights_size_once(folder: Path, tmp_path: Path) -> None:
     config = GPTConfig(vocab_size=300, context_length=40, d_model=512, n_layers=6)
@@ -1033,6 +1035,7 @@ print("norm", load_gpt2("gpt2")[0].norm.bias.tolist())
 """
 
 
+@pytest.mark.slow
 def test_environment_variables_and_offline_reuse(
     hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1090,6 +1093,7 @@ def tuned(
     return tmp_path / "exported"
 
 
+@pytest.mark.slow
 def test_from_the_hub_to_transformers_and_ctranslate2(tuned: Path) -> None:
     model, tokenizer = load_model(tuned.parent / "runs" / "tuned")
     theirs = AutoModelForCausalLM.from_pretrained(tuned).eval()

@@ -172,6 +172,7 @@ def test_a_weight_takes_two_bytes(exported: tuple[GPT, Tokenizer, Path]) -> None
     assert [file.name for file in path.parent.iterdir()] == ["model.js"]
 
 
+@pytest.mark.slow
 @needs_node
 @pytest.mark.parametrize("simd", [True, False])
 def test_node_gives_our_answers(
@@ -381,6 +382,7 @@ def test_every_number_arrives(tmp_path: Path) -> None:
     assert torch.equal(torch.tensor(run_node(code, path)), finite)
 
 
+@pytest.mark.slow
 @needs_node
 @pytest.mark.parametrize("name", ["handbook-4k", "course-4k"])
 def test_texts_of_all_kinds_become_the_same_tokens(name: str, tmp_path: Path) -> None:
@@ -603,6 +605,7 @@ def ask_page(
     return answers, complaints
 
 
+@pytest.mark.slow
 def test_a_worker_of_a_page_from_a_file(
     exported: tuple[GPT, Tokenizer, Path], tmp_path: Path, browser: Any
 ) -> None:

@@ -253,6 +253,7 @@ def chi_square(draws: Tensor, expected: Tensor) -> float:
     return ((counts - expected).square() / expected)[possible].sum().item()
 
 
+@pytest.mark.slow
 def test_frequencies_match_in_a_whole_vocabulary() -> None:
     """Chi-square of 400,000 draws of 4,096 tokens, each expected at least 5 times.
 

@@ -100,6 +100,7 @@ def test_each_document_is_followed_by_its_end() -> None:
     assert encode_documents(documents, tokenizer, separate=False) == one + two
 
 
+@pytest.mark.slow
 def test_no_merge_crosses_from_one_document_into_the_next() -> None:
     apart, naive = train_bpe(["ab", "ab", "cab"], 259), naive_train_bpe("ab ab", 258)
     assert apart.merges() == [(b"a", b"b"), (b"c", b"ab")]

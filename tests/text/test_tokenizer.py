@@ -190,6 +190,7 @@ def test_a_number_has_the_same_ids_wherever_it_stands(text: str) -> None:
     assert course.encode(text) == course.encode(before) + number + course.encode(after)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(texts)
 def test_digits_encode_as_in_tiktoken(text: str) -> None:
@@ -556,6 +557,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(
     deadline=None,
     max_examples=40,

@@ -88,6 +88,7 @@ def train(path: Path, n_ranks: int, **settings: object) -> dict:
     return torch.load(path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_loopback(), reason="the loopback interface is down")
 @pytest.mark.parametrize(
     ("optimizer", "sharding"), [("muon", "none"), ("adamw", "full")]

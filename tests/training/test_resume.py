@@ -18,6 +18,7 @@ from tiny_run import assert_same_tensors, exit_code, words
 from tinygpt.training.checkpoint import RunFolder, load_tensors
 
 pytest.importorskip("fcntl", reason="signals of POSIX")
+pytestmark = pytest.mark.slow
 SECONDS = 200  # until a process that hangs is given up; far more than it needs
 ENVIRONMENT = {
     **os.environ,

@@ -218,6 +218,7 @@ print(json.dumps([calls, [losses for losses, _ in runs], far]))
 """
 
 
+@pytest.mark.slow
 def test_the_compiled_loss_takes_the_steps() -> None:
     """One graph, no break in it, is used in every step, and gives the same weights."""
     ended = subprocess.run(
