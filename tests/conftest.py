@@ -44,6 +44,7 @@ LONGEST = (
     "test_web.py",
     "test_resume.py",
     "test_playground.py",
+    "test_train_page.py",
     "test_main.py",
     "test_huggingface.py",
     "test_finetuning_run.py",
@@ -196,7 +197,8 @@ def violations(
     Looked for are all its rules, or `only` those named, or all `without` one.
     """
     axe = pytest.importorskip("axe_playwright_python.base", reason="axe-core")
-    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    # Not `preload`: a page from a file may not read its style sheets.
+    options: dict[str, Any] = {"resultTypes": ["violations"], "preload": False}
     if only:
         options["runOnly"] = {"type": "rule", "values": list(only)}
     if without:

@@ -1,0 +1,404 @@
+/* What "Train your own" shows once a reader has pressed Train: the loss, a sample, a head
+   of attention, and a slider through the states of the run. `tinygptTraining.open` builds
+   it below the door (train.js), makes the worker, and returns what carries wishes to it.
+   What it leaves out: all that is computed (train_worker.js). */
+"use strict";
+(() => {
+  const MOST_SHOWN = 8;  // bits per byte; a broken run goes higher
+
+  // --- Elements and words ---------------------------------------------------------------
+
+  /** An HTML or SVG element with attributes and children. */
+  function make(tag, attributes = {}, ...children) {
+    const isDrawn = ["svg", "path", "line", "circle", "text", "g"].includes(tag);
+    const node = isDrawn ? document.createElementNS("http://www.w3.org/2000/svg", tag)
+      : document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    node.append(...children);
+    return node;
+  }
+
+  function button(words, pressed) {
+    const node = make("button", { type: "button" }, words);
+    node.addEventListener("click", pressed);
+    return node;
+  }
+
+  const caption = (words) => make("p", { class: "caption" }, words);
+  const whole = (n) => Math.round(n).toLocaleString("en");
+  const percent = (share) => (share >= 0.0005 ? `${(100 * share).toFixed(1)} %` : "< 0.1 %");
+  const quoted = (text) => `“${text.replaceAll("\n", "⏎").replace(/^ /, "·")}”`;
+  const clock = (seconds) => {
+    const left = Math.max(0, Math.ceil(seconds));
+    return `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}`;
+  };
+  /** The smallest of 1, 2, 5, 10, 20, ... and of their hundredths that is not below x. */
+  const roundUp = (x) => [0.01, 0.1, 1, 10, 100].flatMap((n) => [n, 2 * n, 5 * n]).find((n) => n >= x);
+  const bitsOf = (n) => `${n.toFixed(2)} bits per byte`;
+  const time = (minutes) => (minutes >= 1 ? `${Number(minutes.toFixed(1))} minute${minutes === 1 ? "" : "s"}`
+    : `${Math.round(60 * minutes)} seconds`);
+
+  // --- The curve ------------------------------------------------------------------------
+
+  /** Loss over time, with axes; what an earlier run reached stays behind it in grey. */
+  function curve() {
+    const node = make("div", { class: "curve" });
+    const key = make("ul", { class: "key" }, ...[
+      ["training", "on the text it learns from"], ["validation", "on text it has not read"],
+      ["bigram", "counting pairs of tokens"], ["before", "the run before, validation"],
+    ].map(([kind, words]) => make("li", { class: kind }, make("b", {}, kind), ` ${words}`)));
+    let now = null, before = null, asked = false;
+
+    function ask() {
+      if (asked || document.hidden) return;
+      asked = true;
+      requestAnimationFrame(() => { asked = false; if (now) draw(); });
+    }
+
+    function draw() {
+      const W = Math.max(240, Math.min(760, node.clientWidth)), H = 250;
+      const [left, right, top, bottom] = [46, 10, 10, 42];
+      const { points, evaluated, bigram, total } = now;
+      const old = before?.evaluated ?? [];
+      const heights = [bigram, ...points.map(([, y]) => y), ...[...evaluated, ...old].map(({ bits }) => bits)]
+        .filter(Number.isFinite).map((y) => Math.min(y, MOST_SHOWN));
+      const high = Math.ceil(2 * Math.max(...heights) + 0.1) / 2;
+      const low = Math.max(0, Math.floor(2 * Math.min(...heights) - 0.1) / 2);
+      const end = Math.max(total, points.at(-1)?.[0] ?? 0), inMinutes = end > 150;
+      const x = (seconds) => left + Math.min(1, seconds / end) * (W - left - right);
+      const y = (bits) => top + (high - Math.min(bits, high)) / (high - low) * (H - top - bottom);
+      const svg = make("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": told() });
+      const text = (words, where) => svg.append(make("text", where, words));
+      const step = high - low > 3 ? 1 : 0.5;
+      for (let bits = low; bits <= high; bits += step) {
+        svg.append(make("line", { class: "grid", x1: left, x2: W - right, y1: y(bits), y2: y(bits) }));
+        text(bits.toFixed(1), { x: left - 6, y: y(bits) + 4, "text-anchor": "end" });
+      }
+      const unit = inMinutes ? 60 : 1, apart = roundUp(end / unit / 6);
+      for (let at = 0; at <= end / unit; at += apart) {
+        text(String(Number(at.toFixed(2))), { x: x(at * unit), y: H - bottom + 18, "text-anchor": "middle" });
+      }
+      text(`${inMinutes ? "minutes" : "seconds"} of training`, { x: (left + W) / 2, y: H - 6, "text-anchor": "middle" });
+      text("bits per byte", { x: -(top + H - bottom) / 2, y: 12, transform: "rotate(-90)", "text-anchor": "middle" });
+      const line = (kind, places) => {
+        const d = places.map(([a, b], n) => `${n ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("");
+        svg.append(make("path", { class: kind, d }));
+      };
+      const spots = (list) => list.map(({ seconds, bits }) => [seconds, bits]);
+      line("bigram", [[0, bigram], [end, bigram]]);
+      line("before", spots(old));
+      line("training", points.filter(([, bits]) => Number.isFinite(bits)));
+      line("validation", spots(evaluated));
+      for (const { seconds, bits } of evaluated) {
+        svg.append(make("circle", { class: "validation", cx: x(seconds), cy: y(bits), r: 3.5 }));
+      }
+      key.lastChild.hidden = !old.length;
+      node.replaceChildren(svg);
+    }
+
+    const told = () => {
+      const last = now.evaluated.at(-1), seen = now.points.at(-1);
+      return `The loss in bits per byte over the time of training. Training: ${seen ? seen[1].toFixed(2) : "none yet"}. ` +
+        `Validation: ${last ? last.bits.toFixed(2) : "none yet"}. Bigram: ${now.bigram.toFixed(2)}.`;
+    };
+
+    document.addEventListener("visibilitychange", ask);
+    new ResizeObserver(ask).observe(node);
+    return {
+      nodes: [node, key],
+      begin(run) {
+        if (now?.evaluated.length) before = now;
+        now = run;
+        ask();
+      },
+      ask,
+    };
+  }
+
+  // --- Attention ------------------------------------------------------------------------
+
+  /** One head's weights as a picture, and its last row in words; the reader picks the head. */
+  function attention() {
+    const canvas = make("canvas", { role: "img" }), words = make("p", { class: "heard" });
+    const pick = make("select");
+    let got = null;
+
+    function draw() {
+      if (!got) return;
+      const T = got.tokens.length, from = Number(pick.value) * T * T;
+      const context = canvas.getContext("2d");
+      canvas.width = canvas.height = T;
+      const image = context.createImageData(T, T);
+      for (let i = 0; i < T * T; i++) {
+        image.data.set([42, 134, 200, 255 * Math.sqrt(got.weights[from + i])], 4 * i);
+      }
+      context.putImageData(image, 0, 0);
+      const row = got.weights.subarray(from + (T - 1) * T, from + T * T);
+      const best = [...row.keys()].sort((a, b) => row[b] - row[a]).slice(0, 3)
+        .map((s) => `${quoted(got.tokens[s])} ${percent(row[s])}`);
+      words.textContent = `${quoted(got.tokens[T - 1])} attends most to ${best.join(", ")}.`;
+      canvas.setAttribute("aria-label", `Attention of ${pick.selectedOptions[0].textContent}: ` +
+        "a row for each token, a column for each that it attends to");
+    }
+
+    pick.addEventListener("change", draw);
+    return {
+      nodes: [make("div", { class: "pair" }, make("div", { class: "map" }, canvas),
+        make("div", {}, make("label", {}, make("span", {}, "head"), pick), words))],
+      shape({ n_layers: L, n_heads: H }) {
+        got = null;
+        pick.replaceChildren(...Array.from({ length: L * H }, (_, i) =>
+          make("option", { value: i }, `block ${Math.floor(i / H) + 1}, head ${i % H + 1}`)));
+      },
+      show(found) { got = found; draw(); },
+    };
+  }
+
+  // --- Through time ---------------------------------------------------------------------
+
+  /** A slider over the states of a run, and what the model of that moment knows. */
+  function history(wish) {
+    const slider = make("input", { type: "range", min: 0, max: 0, step: 1, value: 0 });
+    const when = make("span", { "aria-hidden": "true" });
+    const prompt = make("input", { type: "text", dir: "auto", autocomplete: "off" });
+    const text = make("p", { class: "text", dir: "auto" }), lens = make("ol", { class: "lens" });
+    const near = make("p"), eye = attention();
+    const words = make("output", { "aria-live": "polite" });
+    let steps = [], isBusy = false, waits = false;
+
+    function look() {
+      tell();
+      if (isBusy) { waits = true; return; }
+      isBusy = true;
+      wish({ kind: "look", place: Number(slider.value), prompt: prompt.value });
+    }
+
+    function tell() {
+      when.textContent = steps.length ? `step ${whole(steps[slider.value] ?? 0)}` : "";
+      slider.setAttribute("aria-valuetext", when.textContent);
+    }
+
+    slider.addEventListener("input", look);
+    prompt.addEventListener("change", look);
+    const timeline = make("label", {}, make("span", {}, "moment"), slider, when);
+    const inside = make("div", { hidden: "" }, caption("It goes on"), text,
+      caption("The likeliest next token after each block"), lens,
+      caption("Neighbours of the prompt's last token in the embedding"), near,
+      caption("Attention in the prompt"), ...eye.nodes);
+    const room = make("section", { hidden: "", class: "history" }, caption("Through time"),
+      timeline, make("label", { class: "wide" }, make("span", {}, "prompt"), prompt), words,
+      inside);
+    return {
+      room,
+      begin(run, config) {
+        steps = [...run.states];
+        room.hidden = inside.hidden = true;
+        eye.shape(config);
+        prompt.value = "";
+        grow();
+      },
+      add(step) {
+        steps.push(step);
+        grow();
+      },
+      suggest(words) { prompt.value ||= words.trim(); },
+      open(config, words) {
+        steps = [];
+        eye.shape(config);
+        timeline.hidden = true;
+        room.hidden = false;
+        prompt.value = words;
+        look();
+      },
+      last() {
+        if (!steps.length || !prompt.value) return;
+        slider.value = steps.length - 1;
+        look();
+      },
+      looked(found) {
+        text.replaceChildren(found.prompt, make("mark", {}, found.text));
+        lens.replaceChildren(...found.lens.map(({ text: token, share }) =>
+          make("li", {}, make("bdi", {}, quoted(token)), ` ${percent(share)}`)));
+        near.textContent = `${quoted(found.token)}: ${found.near.map(({ text: token, cosine }) =>
+          `${quoted(token)} ${cosine.toFixed(2)}`).join(", ")}`;
+        eye.show(found.attention);
+        words.textContent = "";
+        inside.hidden = false;
+        settle();
+      },
+      failed(sentence) { words.textContent = sentence; settle(); },
+    };
+
+    function grow() {
+      timeline.hidden = false;
+      slider.max = Math.max(0, steps.length - 1);
+      room.hidden = steps.length < 2;
+      tell();
+    }
+
+    function settle() {
+      isBusy = false;
+      if (waits) { waits = false; look(); }
+    }
+  }
+
+  // --- Together -------------------------------------------------------------------------
+
+  const ENGINE = ["tinygptSimd", "TinyGPT", "tinygptBackward", "tinygptTrainSimd",
+    "TinyGPTTrain", "tinygptFiles", "tinygptTrainWorker"];
+
+  /** Build the room below `box`; gives { wish }, which carries a wish to the worker. */
+  function open(box, { say, free, isSmall }) {
+    const code = ENGINE.map((name) => `${globalThis[name]?.source ?? ""}\n`);
+    const worker = new Worker(URL.createObjectURL(new Blob(code, { type: "text/javascript" })));
+    const post = (wanted) => worker.postMessage(wanted);
+    let run = null, quarter = 0, isPaused = false;
+
+    const pause = button("Pause", () => {
+      if (isPaused) {
+        post({ kind: "go" });
+        say("It goes on.");
+      } else post({ kind: "pause" });
+      setPaused(!isPaused);
+    });
+    const stop = button("Stop here", () => {
+      stop.disabled = pause.disabled = true;
+      post({ kind: "stop" });
+    });
+    const bar = make("progress", { max: 1, value: 0, "aria-label": "share of the work that is done" });
+    const line = make("p", { class: "count" });
+    const loss = curve(), eye = attention(), past = history(post);
+    const sample = make("p", { class: "text", dir: "auto" });
+    const older = make("ol", { class: "samples" });
+    const onward = make("input", { type: "checkbox" });
+    const onwardLabel = make("label", { class: "check", hidden: "" }, onward, make("span", {}, "“Train” goes on with the opened model"));
+    const saves = [["Download model.js", "js"], ["Download for Python (.zip)", "zip"]].map(([words, format]) =>
+      button(words, () => post({ kind: "download", format })));
+    const forget = button("Forget the kept run", () => post({ kind: "forget" }));
+    const live = make("div", { hidden: "" },
+      caption("Loss"), ...loss.nodes, caption("What it writes, from one and the same seed"), sample,
+      make("details", {}, make("summary", {}, "What it wrote before"), older),
+      caption("Whom a head attends to, in the first words of the validation text"), ...eye.nodes);
+    const ends = make("p", { class: "acts", hidden: "" }, ...saves, forget);
+    const work = make("div", { hidden: "" }, make("p", { class: "acts" }, pause, stop), bar, line);
+    box.append(work, onwardLabel, live, ...(isSmall ? [] : [past.room]), ends);
+
+    function setPaused(is) {
+      isPaused = is;
+      pause.textContent = is ? "Go on" : "Pause";
+    }
+
+    function working(is) {
+      work.hidden = !is;
+      pause.disabled = stop.disabled = !is || !run;
+      if (!is) free(true);
+    }
+
+    function showSample({ step, prompt, text }) {
+      const line = [prompt, make("mark", {}, text)];
+      if (sample.childNodes.length) {
+        const item = make("li", {}, make("b", {}, `step ${whole(Number(sample.dataset.step))} `), ...sample.childNodes);
+        older.append(item);
+      }
+      sample.dataset.step = step;
+      sample.replaceChildren(...line);
+    }
+
+    const hears = {
+      phase({ words, share }) {
+        work.hidden = false;
+        if (line.textContent !== words) say(words);
+        line.textContent = words;
+        if (share === null) bar.removeAttribute("value"); else bar.value = share;
+      },
+      planned(message) {
+        const { plan: { model: c, parameters, used }, name, isFast, breakIt } = message;
+        run = message;
+        quarter = 0;
+        setPaused(false);
+        loss.begin(run);
+        eye.shape(c);
+        past.begin(run, c);
+        older.replaceChildren();
+        sample.replaceChildren();
+        message.samples.forEach(showSample);
+        live.hidden = ends.hidden = false;
+        onwardLabel.hidden = true;
+        for (const save of saves) save.disabled = !message.over;
+        working(!message.over);
+        const broken = Object.entries(breakIt).some(([key, value]) => value !== (key === "rate" ? 1 : false));
+        say(`Training ${broken ? "a broken" : "a"} model on ${name} for about ${time(used)}: ` +
+          `${whole(parameters)} parameters, width ${c.d_model}, ${c.n_layers} blocks of ${c.n_heads} heads, ` +
+          `a context of ${c.context_length} tokens, ${whole(c.vocab_size)} tokens in the vocabulary.` +
+          (isFast ? "" : " This browser has no WebAssembly for it, so it is slower."));
+      },
+      tick({ step, seconds, position, tokensPerSecond, secondsLeft, bits }) {
+        run.points.push([seconds, bits]);
+        bar.value = position;
+        line.textContent = `Step ${whole(step)}, ${whole(tokensPerSecond)} tokens a second, ${clock(secondsLeft)} left`;
+        loss.ask();
+        const reached = Math.floor(4 * position), last = run.evaluated.at(-1);
+        if (reached > quarter && reached < 4 && last) {
+          quarter = reached;
+          say(`${["", "A quarter", "Half", "Three quarters"][reached]} of the time is over: ` +
+            `${bitsOf(last.bits)} on text it has not read; the bigram has ${run.bigram.toFixed(2)}.`);
+        }
+      },
+      evaluated(found) { run.evaluated.push(found); loss.ask(); },
+      sample(message) {
+        run.samples.push(message);
+        showSample(message);
+        eye.show(message.attention);
+        past.suggest(message.attention.tokens.join(""));
+      },
+      state({ step }) { past.add(step); },
+      paused() { say("Paused."); },
+      over({ broken, step, bits, bigram }) {
+        working(false);
+        for (const save of saves) save.disabled = Boolean(broken);
+        say(broken ?? `Done after ${whole(step)} steps: ${bitsOf(bits)} on text it has not read, ` +
+          `${bits < bigram ? "better" : "not yet better"} than the bigram, which has ${bigram.toFixed(2)}.`);
+        past.last();
+      },
+      opened({ name, config, vocabulary }) {
+        run = null;
+        working(false);
+        live.hidden = true;
+        ends.hidden = onwardLabel.hidden = false;
+        onward.checked = true;
+        for (const save of saves) save.disabled = false;
+        past.open(config, "The");
+        say(`${name} is open: width ${config.d_model}, ${config.n_layers} blocks, ${whole(vocabulary)} tokens in its vocabulary.`);
+      },
+      looked: past.looked,
+      unkept({ sentence }) { say(sentence); },
+      forgotten() { say("The browser has forgotten the run."); },
+      file({ name, bytes }) {
+        const address = URL.createObjectURL(new Blob([bytes], { type: "application/octet-stream" }));
+        const link = make("a", { href: address, download: name });
+        link.click();
+        setTimeout(() => URL.revokeObjectURL(address), 60_000);
+        say(`${name} is yours: ${whole(bytes.length / 1000)} KB.`);
+      },
+      error({ during, sentence }) {
+        if (during === "look") return past.failed(sentence);
+        say(sentence);
+        if (["train", "resume", "open", "go", "stop"].includes(during)) working(false);
+      },
+    };
+
+    worker.onmessage = ({ data }) => hears[data.kind]?.(data);
+    worker.onerror = (event) => {
+      say(`The worker failed: ${event.message}. Load the page again.`);
+      working(false);
+    };
+    return {
+      wish(wanted) {
+        run = null;
+        post({ ...wanted, usesOpened: wanted.kind === "train" && !onwardLabel.hidden && onward.checked });
+      },
+    };
+  }
+
+  globalThis.tinygptTraining = { open };
+})();

@@ -1,0 +1,367 @@
+/* The Web Worker of "Train your own": it holds the text, the run and its past states, and
+   does what the page wishes. The page loads this file as a script, since file:// lets a
+   Worker load none, and hands `tinygptTrainWorker.source` to the Worker behind the sources
+   of the engine.
+
+   A wish is { kind, ... } with a kind of `acts`. Between two steps the worker looks at new
+   wishes. A run is kept in the browser's own database (IndexedDB) while it trains, so that
+   a reload loses seconds only. What it leaves out: all arithmetic (tinygpt_train.js), and
+   the page (train_view.js). */
+"use strict";
+globalThis.tinygptTrainWorker = { source: `(${function work() {
+  const { TinyGPT, TinyGPTTrain: T } = globalThis;
+  const STATES = 40, STATE_BYTES = 2 ** 26;  // kept of a run, for the slider through time
+  const TELL = 250, KEEP = 20_000;  // milliseconds between two reports, two savings
+  const SHORT = 48;  // tokens of a prompt that are looked inside at
+
+  let run = null;  // { name, trainer, points, samples, states, ... } or an opened model
+  let opened = null;  // { name, model, tokenizer } from a file, to go on with
+  let running = 0;  // the loop that may go on; a higher number ends it
+
+  const breathe = () => new Promise((done) => {
+    const { port1, port2 } = new MessageChannel();  // setTimeout would wait longer
+    port1.onmessage = () => { port1.close(); done(); };
+    port2.postMessage(null);
+  });
+  const phase = (words, share = null) => postMessage({ kind: "phase", words, share });
+
+  // --- The browser's database ---------------------------------------------------------
+
+  /** What an IndexedDB request or transaction comes to. */
+  const outcome = (asked) => new Promise((done, failed) => {
+    asked.onsuccess = asked.oncomplete = () => done(asked.result);
+    asked.onerror = asked.onabort = () => failed(asked.error ?? new Error("it was refused"));
+  });
+
+  async function database() {
+    const asked = indexedDB.open("tinygpt-train", 1);
+    asked.onupgradeneeded = () => asked.result.createObjectStore("run");
+    return outcome(asked);
+  }
+
+  /** Do `act` with the store; all of it happens or nothing. */
+  async function withStore(act) {
+    const base = await database();
+    try {
+      const transaction = base.transaction("run", "readwrite");
+      const done = outcome(transaction), result = act(transaction.objectStore("run"));
+      await done;
+      return result?.result;
+    } finally {
+      base.close();
+    }
+  }
+
+  /** Put the run away; states that lie there already are not written again. */
+  async function keep(mine = run) {
+    if (!mine.keeps) return;
+    const { name, points, samples, evaluated, states, trainer, over, stored } = mine;
+    try {
+      await withStore((store) => {
+        if (stored === 0) store.clear();
+        store.put({ state: trainer.state(), name, points, samples, evaluated, over }, "run");
+        states.slice(stored).forEach((state, n) => store.put(state, `state ${stored + n}`));
+        store.put({ name, step: trainer.steps, over, states: states.length }, "about");
+      });
+      mine.stored = states.length;
+    } catch (error) {
+      mine.keeps = false;  // told once
+      postMessage({ kind: "unkept", sentence: `This browser does not keep the run (${error.message}): ` +
+        "download the model when it is done." });
+    }
+  }
+
+  // --- A run --------------------------------------------------------------------------
+
+  /** Bits per byte for a nat per token, on the training text. */
+  function bitsPerNat({ train, tokenizer }) {
+    const special = new Set(tokenizer.specialTokens.values());
+    let bytes = 0;
+    for (const id of train) if (!special.has(id)) bytes += tokenizer.bytes[id].length;
+    return train.length / bytes / Math.LN2;
+  }
+
+  /** Tell the page what will be trained, and of a run that was kept, what there is. */
+  function introduce() {
+    const { name, trainer, points, samples, evaluated, states, over } = run;
+    const { plan, data, isFast, breakIt } = trainer;
+    postMessage({
+      kind: "planned", name, plan, isFast, breakIt, over, points, samples, evaluated,
+      bigram: data.bigram, total: 60 * plan.used, states: states.map(({ step }) => step),
+    });
+  }
+
+  function begin(name, trainer, keeps, past = {}) {
+    const { plan } = trainer;
+    run = {
+      name, trainer, keeps, stored: 0, points: [], samples: [], evaluated: [], states: [],
+      over: false, tokenizer: trainer.data.tokenizer, perNat: bitsPerNat(trainer.data), ...past,
+    };
+    run.most = Math.max(2, Math.min(STATES, Math.floor(STATE_BYTES / plan.parameters)));
+    run.every = 1000 * Math.min(8, Math.max(2, 4 * plan.used));  // from sample to sample
+    introduce();
+  }
+
+  function evaluate(options) {
+    const { step, bitsPerByte, loss } = run.trainer.evaluate(options);
+    const found = { step, bits: bitsPerByte, loss, seconds: run.trainer.seconds };
+    run.evaluated.push(found);
+    postMessage({ kind: "evaluated", ...found });
+  }
+
+  /** What it writes now, and whom its heads look at; both count as time of the run. */
+  function show() {
+    const { trainer, samples } = run, began = performance.now();
+    const { prompt, text } = trainer.sample();  // the same prompt and seed every time
+    const attention = trainer.attention();
+    samples.push({ step: trainer.steps, prompt, text });
+    postMessage({ kind: "sample", step: trainer.steps, prompt, text, attention });
+    trainer.addTime(began);
+  }
+
+  function takeState() {
+    const { trainer, states } = run, began = performance.now();
+    states.push(trainer.snapshot());
+    trainer.addTime(began);
+    postMessage({ kind: "state", step: trainer.steps, n: states.length });
+  }
+
+  async function train() {
+    const mine = ++running, { trainer, states } = run;
+    const { eval_interval: interval } = trainer.config;
+    let told = performance.now(), shown = trainer.steps ? told : -Infinity, kept = told;
+    let waiting = [];
+    const tell = (step) => {
+      const bits = waiting.reduce((a, b) => a + b, 0) / waiting.length * run.perNat;
+      waiting = [];
+      run.points.push([step.seconds, bits]);
+      postMessage({ kind: "tick", ...step, bits });
+    };
+    while (mine === running && !trainer.isOver) {
+      if (trainer.position / trainer.config.steps >= states.length / run.most) takeState();
+      if (performance.now() - shown > run.every) {
+        show();
+        shown = performance.now();
+      }
+      const step = trainer.step();
+      waiting.push(step.loss);
+      if (step.step % interval === 0 && !trainer.isOver) evaluate();
+      if (performance.now() - told > TELL) {
+        tell(step);
+        told = performance.now();
+      }
+      if (performance.now() - kept > KEEP) {
+        await keep();
+        kept = performance.now();
+      }
+      await breathe();
+    }
+    if (mine !== running) return;
+    await finish();
+  }
+
+  async function finish() {
+    running++;
+    phase("Reading the validation text …");
+    await breathe();
+    evaluate({ windows: run.trainer.config.last_windows });
+    show();
+    takeState();
+    run.over = true;
+    tellOver();
+    await keep();
+  }
+
+  function tellOver() {
+    const { trainer, evaluated } = run;
+    postMessage({ kind: "over", step: trainer.steps, bits: evaluated.at(-1)?.bits,
+      bigram: trainer.data.bigram });
+  }
+
+  /** A run that broke off, because its loss is no number: what there is stays. */
+  function breakOff(sentence) {
+    running++;
+    run.over = true;
+    postMessage({ kind: "over", broken: sentence, step: run.trainer.steps });
+  }
+
+  // --- Files --------------------------------------------------------------------------
+
+  /** The files in a .zip whose entries are not compressed, as T.zip writes it. */
+  function unzip(bytes) {
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), files = {};
+    let at = 0;
+    while (at + 30 <= bytes.length && view.getUint32(at, true) === 0x04034b50) {
+      const [packed, size, label] = [view.getUint16(at + 8, true), view.getUint32(at + 22, true),
+        view.getUint16(at + 26, true)];
+      if (packed) {
+        throw new TinyGPT.UserError("This .zip is compressed: unpack it, and choose the files in it together.");
+      }
+      const name = new TextDecoder().decode(bytes.subarray(at + 30, at + 30 + label));
+      const start = at + 30 + label + view.getUint16(at + 28, true);
+      files[name.split("/").at(-1)] = bytes.slice(start, start + size);
+      at = start + size;
+    }
+    return files;
+  }
+
+  function readFiles(files) {
+    const names = Object.keys(files), [first] = names;
+    if (names.length === 1 && first.endsWith(".js")) return TinyGPT.readModel(files[first]);
+    return T.importRun(names.length === 1 && first.endsWith(".zip") ? unzip(files[first]) : files);
+  }
+
+  /** The best weights of the run, or the opened model; with its settings. */
+  function finished() {
+    if (!run) return { ...opened, about: {} };
+    const { trainer } = run, { noMask, noPositions } = trainer.breakIt;
+    if (noMask || noPositions) {
+      throw new TinyGPT.UserError("This model was trained without " + (noMask ? "the mask" : "positions") +
+        ", and other programs would put that back: train one that is not broken to download it.");
+    }
+    const { best } = trainer;
+    return {
+      model: trainer.model({ best: true }), tokenizer: run.tokenizer, about: {
+        train: trainer.config,
+        record: { step: best?.step ?? trainer.steps, val_bits_per_byte: best?.bitsPerByte },
+      },
+    };
+  }
+
+  // --- Looking at a state -------------------------------------------------------------
+
+  let seen = { state: null, model: null };  // the last one looked at
+
+  function modelAt(place) {
+    if (!run) return opened.model;
+    const state = run.states[Math.min(place, run.states.length - 1)];
+    if (seen.state !== state) seen = { state, model: T.fromSnapshot(state) };
+    if (run.trainer.breakIt.noPositions) seen.model.rotary = null;
+    return seen.model;
+  }
+
+  /** The tokens whose vectors point most nearly the same way as that of `id`. */
+  function neighbours({ tokenEmbedding: { weight, dModel: C } }, tokenizer, id, most = 5) {
+    const dot = (i, j) => {
+      let sum = 0;
+      for (let n = 0; n < C; n++) sum += weight[i * C + n] * weight[j * C + n];
+      return sum;
+    };
+    const length = (i) => Math.sqrt(dot(i, i)) || 1;
+    return tokenizer.bytes.map((_, other) => ({ other, cosine: dot(id, other) / length(id) / length(other) }))
+      .filter(({ other }) => other !== id).sort((a, b) => b.cosine - a.cosine).slice(0, most)
+      .map(({ other, cosine }) => ({ text: tokenizer.decode([other]), cosine }));
+  }
+
+  /** The likeliest next token after each block, read with the model's own head. */
+  function lens(model, tokenizer, ids) {
+    const C = model.config.d_model, rows = [];
+    const read = (x) => {
+      const shares = TinyGPT.nextTokenProbabilities(model.logits(x.subarray(-C)));
+      const best = shares.reduce((a, share, id) => (share > shares[a] ? id : a), 0);
+      rows.push({ text: tokenizer.decode([best]), share: shares[best] });
+    };
+    model.vectors(ids, undefined, { block: (layer, x) => read(x) });
+    return rows;
+  }
+
+  const acts = {
+    async train({ name, text, minutes, sizes, breakIt, keeps, usesOpened }) {
+      running++;
+      phase("Reading the text …");
+      await breathe();
+      const clean = T.readText(text), begun = usesOpened ? opened : null;
+      const data = T.prepare(clean, { tokenizer: begun?.tokenizer, progress: (share, what) =>
+        phase(what === "vocabulary" ? "Learning a vocabulary …" : "Cutting the text into tokens …", share) });
+      phase("Measuring how fast this browser computes …");
+      const speed = T.measureSpeed(data, { seconds: 0.5 });
+      const config = begun?.model.config;
+      const same = config && Object.fromEntries(
+        ["d_model", "n_layers", "n_heads", "context_length"].map((key) => [key, config[key]]));
+      const plan = T.plan(data, { minutes, speed, sizes: same ?? sizes });
+      const trainer = begun ? T.startFrom(begun.model, data, plan, { breakIt })
+        : T.createTrainer(data, plan, { breakIt });
+      begin(name, trainer, keeps);
+      await train();
+    },
+
+    pause() {
+      running++;
+      postMessage({ kind: "paused" });
+      return run && keep();
+    },
+
+    go() { return train(); },
+
+    stop() { return run && !run.over ? finish() : null; },
+
+    async resume() {
+      running++;
+      phase("Fetching the run that was kept …");
+      let found, states = [];
+      try {
+        found = await withStore((store) => store.get("run"));
+        const about = await withStore((store) => store.get("about"));
+        for (let n = 0; n < about.states; n++) states.push(await withStore((store) => store.get(`state ${n}`)));
+      } catch (error) {
+        throw new TinyGPT.UserError(`The run cannot be fetched (${error.message}): train anew.`);
+      }
+      if (!found) throw new TinyGPT.UserError("No run is kept in this browser: train one.");
+      const { state, name, points, samples, evaluated, over } = found;
+      states = states.filter(Boolean);
+      const trainer = T.resume(state);
+      begin(name, trainer, true, { points, samples, evaluated, over, states, stored: states.length });
+      show();
+      if (over) return tellOver();
+      await train();
+    },
+
+    async forget() {
+      if (run) run.keeps = false;
+      await withStore((store) => store.clear());
+      postMessage({ kind: "forgotten" });
+    },
+
+    open({ files }) {
+      running++;
+      opened = { name: Object.keys(files)[0], ...readFiles(files) };
+      run = null;
+      const { model: { config }, name, tokenizer } = opened;
+      postMessage({ kind: "opened", name, config, vocabulary: tokenizer.vocabSize });
+    },
+
+    look({ place, prompt }) {
+      const tokenizer = (run ?? opened).tokenizer, model = modelAt(place);
+      const isCausal = !run?.trainer.breakIt.noMask, room = Math.min(SHORT, model.config.context_length);
+      const ids = tokenizer.encode(prompt).slice(-room);
+      const { text } = T.sample(model, tokenizer, { prompt, n: 40 });
+      postMessage({
+        kind: "looked", place, prompt, text, token: tokenizer.decode(ids.slice(-1)),
+        attention: T.attentionOf(model, tokenizer, { prompt: tokenizer.decode(ids), isCausal }),
+        near: neighbours(model, tokenizer, ids.at(-1)), lens: lens(model, tokenizer, ids),
+      });
+    },
+
+    download({ format }) {
+      const { model, tokenizer, about } = finished();
+      const bytes = format === "zip" ? T.zip(T.exportRun(model, tokenizer, about))
+        : T.exportModelJs(model, tokenizer);
+      const name = format === "zip" ? "tinygpt-run.zip" : "model.js";
+      postMessage({ kind: "file", name, bytes }, [bytes.buffer]);
+    },
+  };
+
+  globalThis.onmessage = async ({ data }) => {
+    try {
+      await acts[data.kind](data);
+    } catch (error) {
+      const own = error instanceof TinyGPT.UserError;
+      const sentence = own ? error.message : error instanceof RangeError
+        ? `The browser has not enough memory for this (${error.message}): choose smaller sizes.`
+        : `The training stopped: ${error.message}.`;
+      if (run?.trainer?.failed && !run.over) breakOff(sentence);
+      else postMessage({ kind: "error", during: data.kind, sentence });
+    }
+    postMessage({ kind: "done", during: data.kind });
+  };
+}})();` };

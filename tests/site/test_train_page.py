@@ -1,0 +1,302 @@
+"""The page that trains, in Chromium: from a file, under a strict policy, short runs.
+
+Skipped with a message where Chromium or its driver is missing. What it leaves out: the
+arithmetic of training (`test_web_training`), and the page around it (`test_site`).
+"""
+
+import math
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, violations
+
+import tinygpt
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="a driver for browsers")
+expect = sync_api.expect
+
+STATIC = ROOT / "book" / "_static"
+BEFORE = ("train.js", "train.css", "playground.css")
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Train</title>
+<meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none';
+  script-src file: blob: 'wasm-unsafe-eval'; style-src file:; worker-src blob:">
+<main><h1>Train your own</h1>
+<div class="tinygpt-train" data-text="own">Here a model trains.</div></main>
+<script src="train.js" defer></script></html>"""
+PATIENCE = 120_000  # milliseconds; a busy machine is slow
+SMALL = {"width": 32, "blocks": 1, "heads a block": 2, "context, in tokens": 32}
+TEXT = (ROOT / "data" / "stories.txt").read_text(encoding="utf-8")[:60_000]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    for path in [*STATIC.glob("t*.js"), *STATIC.glob("*.css")]:
+        shutil.copy(path, folder)
+    (folder / "page.html").write_text(PAGE, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def visit(browser: Any, folder: Path) -> Iterator[Any]:
+    """Open the page in a browser of its own; it must not complain of anything."""
+    expect.set_options(timeout=PATIENCE)
+    contexts, complaints = [], []
+
+    def open_page(**window: Any) -> Any:
+        context = browser.new_context(viewport={"width": 360, "height": 740}, **window)
+        context.set_default_timeout(PATIENCE)
+        context.route(re.compile("^(?!file:|data:|blob:)"), lambda route: route.abort())
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto((folder / "page.html").as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def press(page: Any, name: str) -> None:
+    page.get_by_role("button", name=name).click()
+
+
+def status(page: Any) -> Any:
+    return page.locator(".status")
+
+
+def write(page: Any, text: str) -> None:
+    """Put a text into the box at once; Chromium types many lines for minutes."""
+    page.get_by_label("paste a text").evaluate(
+        """(box, text) => {
+            box.value = text;
+            box.dispatchEvent(new Event("input"));
+        }""",
+        text,
+    )
+
+
+def prepare(page: Any, minutes: float, text: str = TEXT, **sizes: int) -> None:
+    write(page, text)
+    page.get_by_label("minutes").fill(str(minutes))
+    page.get_by_text("Sizes").click()
+    for name, value in (SMALL | sizes).items():
+        page.get_by_label(name, exact=True).fill(str(value))
+
+
+def losses(page: Any) -> tuple[float, float]:
+    """The validation loss that the run ended with, and the bigram's."""
+    expect(status(page)).to_contain_text("Done after")
+    said = str(status(page).text_content())
+    ours, bigram = re.findall(r"(\d+\.\d\d)", said)
+    return float(ours), float(bigram)
+
+
+# --- The door -----------------------------------------------------------------------
+
+
+def test_nothing_is_fetched_before_the_start(visit: Any) -> None:
+    page = visit()
+    fetched: list[str] = []
+    page.on("request", lambda request: fetched.append(Path(request.url).name))
+    page.reload()
+    assert set(fetched) == {"page.html", *BEFORE}
+    scripts = ["accessibility", "widgets", "playground", "door", "train"]
+    assert sum((STATIC / f"{name}.js").stat().st_size for name in scripts) < 30_000
+    page.get_by_label("minutes").fill("11")
+    press(page, "Train")
+    expect(status(page)).to_have_text("Choose a time of up to 10 minutes.")
+    expect(page.get_by_role("button", name="Train")).to_be_enabled()
+
+
+def test_without_scripts_a_sentence_stands_there(browser: Any, folder: Path) -> None:
+    page = browser.new_page(java_script_enabled=False)
+    page.goto((folder / "page.html").as_uri())
+    expect(page.locator(".tinygpt-train")).to_have_text("Here a model trains.")
+    page.close()
+
+
+def paste(page: Any, text: str) -> None:
+    page.get_by_label("paste a text").evaluate(
+        """(box, text) => {
+            const event = new ClipboardEvent("paste",
+                { clipboardData: new DataTransfer() });
+            event.clipboardData.setData("text", text);
+            box.dispatchEvent(event);
+        }""",
+        text,
+    )
+
+
+def test_bad_texts_and_sizes_get_a_sentence(visit: Any, tmp_path: Path) -> None:
+    page = visit()
+    for text, sentence in (
+        ("", "The text is empty: give one"),
+        ("a", "The text has 1 bytes, and a model needs at least 20,000"),
+        (" \n" * 20_000, "The text is only white space"),
+        ("ab" * 15_000, "The text is too short: of its"),
+    ):
+        write(page, text)
+        press(page, "Train")
+        expect(status(page)).to_contain_text(sentence)
+        expect(page.get_by_role("button", name="Train")).to_be_enabled()
+    paste(page, "word " * 1_100_000)
+    expect(page.locator(".count").first).to_contain_text("Pasted 5,500,000 characters")
+    press(page, "Train")
+    expect(status(page)).to_contain_text(
+        "The text has 5.5 MB, and a page learns from 5"
+    )
+    path = tmp_path / "a.txt"
+    for content, sentence in (
+        (bytes(range(256)) * 200, "This is not UTF-8 text"),
+        (b"a\0" * 20_000, "it has a zero byte"),
+        (b"a" * 5_000_001, "The file has 5.0 MB, and a page learns from 5 MB at most"),
+    ):
+        path = path.with_stem(path.stem + "a")
+        path.write_bytes(content)
+        page.get_by_label("or a file").set_input_files(path)
+        press(page, "Train")
+        expect(status(page)).to_contain_text(sentence)
+    path = tmp_path / "b.txt"
+    path.write_text(TEXT)
+    page.get_by_label("or a file").set_input_files(path)
+    os.utime(path, (1, 1))  # changed since
+    press(page, "Train")
+    expect(status(page)).to_contain_text("The file has changed or gone since")
+    prepare(page, 1, **{"width": 30, "heads a block": 4})
+    press(page, "Train")
+    expect(status(page)).to_contain_text("30 numbers do not divide into 4 heads")
+
+
+# --- A run --------------------------------------------------------------------------
+
+
+def test_a_run_by_keyboard_from_the_start_to_python(visit: Any, tmp_path: Path) -> None:
+    page = visit(accept_downloads=True)
+    prepare(page, 0.2)
+    train = page.get_by_role("button", name="Train")
+    train.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")  # a second start is no second run
+    expect(status(page)).to_contain_text("parameters, width 32, 1 blocks of 2 heads")
+    assert len(page.workers) == 1
+    expect(train).to_be_disabled()
+    expect(page.locator(".curve path.training")).to_be_attached()
+    expect(page.get_by_text("tokens a second")).to_be_visible()
+
+    pause = page.get_by_role("button", name="Pause")
+    pause.focus()
+    page.keyboard.press("Enter")
+    expect(status(page)).to_have_text("Paused.")
+    line = page.locator(".count").last.text_content()
+    page.wait_for_timeout(600)
+    assert page.locator(".count").last.text_content() == line
+    page.get_by_role("button", name="Go on").press("Enter")
+
+    ours, bigram = losses(page)
+    fresh = math.log2(512) * 0.42  # a token of such a vocabulary has 2.4 bytes or so
+    assert 1 < ours < fresh - 0.7
+    assert 1 < bigram < fresh
+    first = page.locator(".samples li").first
+    page.get_by_text("What it wrote before").click()
+    expect(first).to_contain_text("step ")
+    assert len(page.locator(".map canvas").all()) == 2
+
+    moment = page.get_by_label("moment")
+    moment.focus()
+    expect(page.locator(".lens li")).to_have_count(1)
+    late = page.locator(".history .text").text_content()
+    page.keyboard.press("Home")
+    expect(page.locator(".history .text")).not_to_have_text(str(late))
+    assert moment.get_attribute("aria-valuetext") == "step 0"
+    page.get_by_label("prompt").fill("")
+    page.get_by_label("prompt").press("Tab")
+    expect(page.locator(".history output")).to_contain_text("The prompt is empty")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+    with page.expect_download() as waited:
+        press(page, "Download for Python")
+    run = tmp_path / "run"
+    with zipfile.ZipFile(waited.value.path()) as packed:
+        packed.extractall(run)
+    llm = tinygpt.load(run)
+    ids = llm.tokenizer.encode("Once upon a time there was a little dog.")[:24]
+    theirs = page.evaluate(
+        """async ([files, ids]) => {
+            const entries = Object.entries(files).map(([name, bytes]) =>
+                [name, Uint8Array.from(bytes)]);
+            const { model } = TinyGPTTrain.importRun(Object.fromEntries(entries));
+            return Array.from(model.forward(ids));
+        }""",
+        [{p.name: list(p.read_bytes()) for p in run.iterdir()}, ids],
+    )
+    with torch.no_grad():
+        mine = llm.model(torch.tensor([ids])).flatten()
+    torch.testing.assert_close(mine, torch.tensor(theirs), rtol=0, atol=1e-4)
+
+    with page.expect_download() as waited:
+        press(page, "Download model.js")
+    page.get_by_text("Open a model").click()
+    page.get_by_label("its files").set_input_files(
+        {
+            "name": "model.js",
+            "mimeType": "",
+            "buffer": Path(waited.value.path()).read_bytes(),
+        }
+    )
+    expect(status(page)).to_contain_text("model.js is open: width 32, 1 blocks, 512")
+    expect(page.locator(".lens li")).to_have_count(1)
+    expect(page.get_by_label("goes on with the opened model")).to_be_checked()
+
+
+def test_a_reload_loses_nothing_that_was_kept(visit: Any) -> None:
+    page = visit()
+    prepare(page, 0.15)
+    press(page, "Train")
+    expect(page.get_by_text("tokens a second")).to_be_visible()
+    press(page, "Pause")
+    expect(status(page)).to_have_text("Paused.")
+    page.wait_for_timeout(500)
+    page.reload()
+    again = page.get_by_role("button", name=re.compile("Go on with the run on your"))
+    step = int(re.findall(r"step (\d+)", str(again.text_content()))[0])
+    assert step > 0
+    again.click()
+    ours, bigram = losses(page)
+    assert int(re.findall(r"after (\d+)", str(status(page).text_content()))[0]) > step
+    page.reload()
+    press(page, "Show the run on your text")
+    assert losses(page) == (ours, bigram)
+    assert page.get_by_label("moment").get_attribute("max") != "0"
+    press(page, "Forget the kept run")
+    expect(status(page)).to_contain_text("has forgotten the run")
+    page.reload()
+    expect(page.get_by_role("button", name="Train")).to_be_visible()
+    expect(page.get_by_role("button", name="the run on")).to_have_count(0)
+
+
+def test_a_broken_run_and_a_browser_that_keeps_nothing(visit: Any) -> None:
+    page = visit()
+    page.context.add_init_script("delete globalThis.indexedDB")
+    page.reload()
+    prepare(page, 0.05)
+    page.get_by_text("Break it").click()
+    page.get_by_label("targets not shifted").check()
+    press(page, "Train")
+    expect(status(page)).to_contain_text("Training a broken model on your text")
+    ours, bigram = losses(page)
+    assert ours < bigram  # it only repeats what it has read
