@@ -64,7 +64,7 @@ SIGNS: dict[str, Callable[[Run, dict[str, float]], bool]] = {
     "rate": lambda run, e: e["highest"] > e["first"] + 0.5 and e["first"] < 7,
     "mask": lambda run, e: run["next token changed"] > 0.01,
     "shift": lambda run, e: e["val"] < 0.1 and run["next token changed"] == 0,
-    "positions": lambda run, e: abs(run["shuffled"]) < 0.03 and 1 < e["val"] < 4,
+    "positions": lambda run, e: run["repeated"] < 0.001,
     "leak": lambda run, e: run["new text"] - e["val"] > 0.1,
     "tokenizer": lambda run, e: run["bytes per token"] < 1.5,
     "dropout": lambda run, e: run["the same twice"] > 0,
@@ -82,9 +82,8 @@ TELLING = {
     "exchanged. Here no logit changes by more than {next token changed:.2g}.",
     "shift": "a model that was asked for its own input repeats one token for ever, at "
     "a loss near 0. Here the loss ends at {val:.2f}, and no sample is a repetition.",
-    "positions": "without positions it matters little in which order the earlier "
-    "tokens come, and yet the model learns. Here shuffling them adds {shuffled:.2f} to "
-    "a loss of {val:.2f}.",
+    "positions": "without positions, a text that repeats one token gets the same "
+    "guess at every place. Here a logit changes by up to {repeated:.2g} along it.",
     "leak": "with a leak, text that is really new is harder than the validation text. "
     "Here the losses are {new text:.2f} and {val:.2f}.",
     "tokenizer": "a tokenizer of another text cuts this one into crumbs of little more "
@@ -127,8 +126,8 @@ ROWS: list[tuple[str, Callable[[Run], str]]] = [
         lambda run: f"{run['the same twice']:.2g}",
     ),
     (
-        "added loss if the earlier tokens are shuffled",
-        lambda run: f"{run['shuffled']:.2f}",
+        "largest change of a logit along a text that repeats one token",
+        lambda run: f"{run['repeated']:.2g}",
     ),
     (
         "largest change of a logit if the next token is exchanged",

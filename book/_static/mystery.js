@@ -17,8 +17,8 @@ document.addEventListener("DOMContentLoaded", () => {
     const fold = [...document.querySelectorAll("details.tinygpt-diagnosis")][i];
     const choice = make("select", {}, make("option", { value: "" }, "choose"),
       ...Object.entries(names).map(([key, name]) => make("option", { value: key }, name)));
-    const label = make("label", {}, make("span", {}, "What is wrong?"), choice);
-    const button = make("button", { type: "button" }, "Diagnose");
+    const label = make("label", {}, make("span", {}, `What is wrong with run ${i + 1}?`), choice);
+    const button = make("button", { type: "button", "aria-label": `Diagnose run ${i + 1}` }, "Diagnose");
     const said = make("output", { "aria-live": "polite" });
     let tries = 0;
 
