@@ -46,9 +46,7 @@ def test_there_are_twelve_faults_and_each_is_one_run_of_the_page() -> None:
     ]
     assert asked == lines
     assert sorted(itertools.chain(*asked)) == sorted(FAULTS)
-    assert asked != [
-        [fault] for fault in FAULTS
-    ]  # the list of names gives nothing away
+    assert asked != [[fault] for fault in FAULTS]  # which would tell
     for part, (fault,) in zip(parts, asked, strict=True):
         said = part.partition("<summary>Diagnosis</summary>")[2]
         assert said.strip().startswith(f"**{shown.NAMES[fault]}")
