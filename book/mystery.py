@@ -61,7 +61,7 @@ def ends(run: Run) -> dict[str, float]:
 
 # True for its own run and false for every other: a test holds them to it.
 SIGNS: dict[str, Callable[[Run, dict[str, float]], bool]] = {
-    "rate": lambda run, e: e["highest"] > e["first"] + 0.5 and e["first"] < 7,
+    "rate": lambda run, e: e["highest"] > e["first"] + 1 > e["val"] + 1,
     "mask": lambda run, e: run["next token changed"] > 0.01,
     "shift": lambda run, e: e["val"] < 0.1 and run["next token changed"] == 0,
     "positions": lambda run, e: run["repeated"] < 0.001,
@@ -70,18 +70,20 @@ SIGNS: dict[str, Callable[[Run, dict[str, float]], bool]] = {
     "dropout": lambda run, e: run["the same twice"] > 0,
     "embedding": lambda run, e: e["first"] > 7,
     "decay": lambda run, e: run["mean gain"] < 0.7,
-    "loss": lambda run, e: e["train"] > e["first"] and e["highest"] < 100,
+    "loss": lambda run, e: e["val"] > e["first"] + 1,
     "overfit": lambda run, e: e["val"] - e["train"] > 0.5 and e["val"] > e["lowest"],
     "head": lambda run, e: min(run["heads"]) == 0,
 }
 # What would show each fault, and what this run shows instead.
 TELLING = {
-    "rate": "too high a rate throws the loss up, above where it began. Here the "
-    "highest value after the start is {highest:.2f}, and the start was {first:.2f}.",
+    "rate": "too high a rate throws the loss up, above where it began, until the "
+    "schedule lowers the rate again. Here the loss begins at {first:.2f}, is at most "
+    "{highest:.2f} after that, and ends at {val:.2f}.",
     "mask": "a model that sees the next token changes its guess when that token is "
-    "exchanged. Here no logit changes by more than {next token changed:.2g}.",
-    "shift": "a model that was asked for its own input repeats one token for ever, at "
-    "a loss near 0. Here the loss ends at {val:.2f}, and no sample is a repetition.",
+    "exchanged. Here the largest change of a logit is {next token changed:.2g}.",
+    "shift": "a model that was asked for its own input ends at a loss near 0 without "
+    "a look at the next token. Here the loss ends at {val:.2f}, and exchanging the next "
+    "token changes a logit by up to {next token changed:.2g}.",
     "positions": "without positions, a text that repeats one token gets the same "
     "guess at every place. Here a logit changes by up to {repeated:.2g} along it.",
     "leak": "with a leak, text that is really new is harder than the validation text. "
@@ -94,8 +96,8 @@ TELLING = {
     "than ln 384 = 5.95. Here it is {first:.2f}.",
     "decay": "decay on everything pulls the gains of the norms far below 1. Here their "
     "mean is {mean gain:.2f}.",
-    "loss": "a model that is trained on the wrong tokens gets worse at the right ones. "
-    "Here their loss goes from {first:.2f} to {val:.2f}.",
+    "loss": "a model that is trained on the wrong tokens ends worse at the right ones "
+    "than it began. Here their loss goes from {first:.2f} to {val:.2f}.",
     "overfit": "with too little text the validation loss turns and rises while that of "
     "the training text goes on falling. Here the lowest validation loss is "
     "{lowest:.2f} and the last {val:.2f}; the training loss ends at {train:.2f}.",

@@ -41,7 +41,7 @@ PROMPT = "The old"
 FAULTS = {
     "rate": "schedule = OneCycleLR(optimizer, max_lr=1.0, total_steps=STEPS)",
     "mask": "mask = torch.ones(T, T, dtype=torch.bool).tril(1)",
-    "shift": "    return ids[:, :-1], ids[:, :-1]",
+    "shift": "    inputs, targets = ids[:, :-1], ids[:, :-1]",
     "positions": "positions = torch.zeros(T, dtype=torch.long)",
     "leak": "train, val, new = texts[:1500], texts[1000:1128], texts[5128:5256]",
     "tokenizer": "tokenizer = train_bpe(times_tables(), V, special_tokens=[END])",
@@ -94,7 +94,8 @@ def experiment() -> dict[str, Any]:
         return torch.tensor([text + [end] * (T + 1 - len(text)) for text in ids])
 
     def shift(ids: Tensor) -> tuple[Tensor, Tensor]:
-        return ids[:, :-1], ids[:, 1:]
+        inputs, targets = ids[:, :-1], ids[:, 1:]
+        return inputs, targets
 
     def predict(x: Tensor) -> Tensor:
         n = x.size(1)
@@ -112,8 +113,8 @@ def experiment() -> dict[str, Any]:
 
     batches = encode(train)
     curve = [(0, evaluate(train[:128]), evaluate(val))]
+    model.train(True)
     for step in range(1, STEPS + 1):
-        model.train()
         x, y = shift(batches[torch.randint(len(batches), (BATCH,))])
         y = y.masked_fill(x == end, -100)
         loss = F.cross_entropy(predict(x).transpose(1, 2), y)
@@ -123,6 +124,7 @@ def experiment() -> dict[str, Any]:
         schedule.step()
         if step % EVERY == 0:
             curve.append((step, evaluate(train[:128]), evaluate(val)))
+            model.train(True)
     first, second, fresh = evaluate(val), evaluate(val), evaluate(new)
     model.train(False)
     ids = encode(val)
