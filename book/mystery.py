@@ -182,10 +182,10 @@ def picture(run: Run, healthy: Run) -> str:
         line(run["curve"], 2, "val"),
     ]
     for i, (kind, words) in enumerate(LEGEND.items()):
-        at = TOP + 12 + 16 * i
+        at = TOP + 14 + 18 * i
         inner.append(
-            f'<line class="{kind}" x1="{WIDTH - 190}" x2="{WIDTH - 160}" y1="{at - 4}" '
-            f'y2="{at - 4}"/>' + text(WIDTH - 154, at, words, "start")
+            f'<line class="{kind}" x1="{WIDTH - 226}" x2="{WIDTH - 196}" y1="{at - 4}" '
+            f'y2="{at - 4}"/>' + text(WIDTH - 190, at, words, "start")
         )
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '

@@ -92,3 +92,41 @@ def test_a_wrong_diagnosis_is_refuted_by_numbers_of_this_run(fault) -> None:
     for reply in said.values():
         assert reply.startswith("Not this: ")
         assert re.search(r"\d", reply.partition("Here")[2])
+
+
+def test_the_curves_show_what_the_explanations_say() -> None:
+    val = {
+        name: {step: loss for step, _, loss in run["curve"]}
+        for name, run in RUNS.items()
+    }
+    drawn = {name: " ".join(run["samples"]) for name, run in RUNS.items()}
+    for name in ("mask", "shift"):
+        assert ENDS[name]["train"] < 0.05
+        assert ENDS[name]["val"] < 0.05
+    assert val["shift"][60] < 0.1
+    assert all(sample.endswith("ldldld") for sample in RUNS["shift"]["samples"])
+    assert drawn["loss"].split("<|endoftext|>") == [
+        "The old",
+        " The old",
+        " The old",
+        "",
+    ]
+    assert 1.5 < ENDS["loss"]["val"] / HEALTHY["first"] < 2.1
+    assert max(val["rate"], key=val["rate"].get) == 90  # the peak of the schedule
+    assert 45 < ENDS["rate"]["highest"] < 50
+    assert val["rate"][300] >= val["rate"][30]
+    # A splendid loss, and worse for all that.
+    assert ENDS["tokenizer"]["val"] < HEALTHY["val"]
+    assert ENDS["tokenizer"]["bits per byte"] > HEALTHY["bits per byte"]
+    assert RUNS["healthy"]["bytes per token"] > 2
+    # The model of the leak is the healthy one.
+    assert drawn["leak"] == drawn["healthy"]
+    assert RUNS["leak"]["new text"] == RUNS["healthy"]["new text"]
+    assert ENDS["leak"]["val"] < HEALTHY["val"]
+    assert 0 < ENDS["dropout"]["val"] - HEALTHY["val"] < 0.2
+    assert 0 < ENDS["positions"]["val"] - HEALTHY["val"] < 0.05
+    assert -0.05 < ENDS["head"]["val"] - HEALTHY["val"] < 0
+    assert ENDS["embedding"]["val"] > HEALTHY["val"] + 0.05
+    assert ENDS["overfit"]["train"] < HEALTHY["train"]
+    assert min(val["overfit"], key=val["overfit"].get) < 150
+    assert 0 < ENDS["decay"]["val"] - HEALTHY["val"] < 1
