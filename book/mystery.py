@@ -82,8 +82,8 @@ TELLING = {
     "mask": "a model that sees the next token changes its guess when that token is "
     "exchanged. Here the largest change of a logit is {next token changed:.2g}.",
     "shift": "a model that was asked for its own input ends at a loss near 0 without "
-    "a look at the next token. Here the loss ends at {val:.2f}, and exchanging the next "
-    "token changes a logit by up to {next token changed:.2g}.",
+    "a look at the next token. Here the loss ends at {val:.2f}, and exchanging the "
+    "next token changes a logit by up to {next token changed:.2g}.",
     "positions": "without positions, a text that repeats one token gets the same "
     "guess at every place. Here a logit changes by up to {repeated:.2g} along it.",
     "leak": "with a leak, text that is really new is harder than the validation text. "
