@@ -256,7 +256,7 @@ class Mystery(SphinxDirective):
         return nodes.literal_block(written, written, language="text")
 
     def _table(self, run: Run, healthy: Run) -> nodes.Node:
-        fold = "<details><summary>Measure it</summary>"
+        fold = '<details class="mystery-measures"><summary>Measure it</summary>'
         table = nodes.table()
         group = nodes.tgroup(cols=3)
         table += group

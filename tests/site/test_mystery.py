@@ -100,6 +100,7 @@ def test_paper_has_the_whole_page(page) -> None:
     for box, _, fold in runs(page):
         assert not box.is_visible()
         assert fold.locator("pre").is_visible()
+    assert all(table.is_visible() for table in page.locator("table").all())
     assert page.locator(".mystery-figure svg").count() == N
 
 
