@@ -51,6 +51,7 @@ def ends(run: Run) -> dict[str, float]:
     return {
         "steps": steps[-1],
         "first": val[0],
+        "train first": train[0],
         "train": train[-1],
         "val": val[-1],
         "lowest": min(val),
@@ -70,7 +71,7 @@ SIGNS: dict[str, Callable[[Run, dict[str, float]], bool]] = {
     "dropout": lambda run, e: run["the same twice"] > 0,
     "embedding": lambda run, e: e["first"] > 7,
     "decay": lambda run, e: run["mean gain"] < 0.7,
-    "loss": lambda run, e: e["val"] > e["first"] + 1,
+    "loss": lambda run, e: e["train"] > e["train first"],
     "overfit": lambda run, e: e["val"] - e["train"] > 0.5 and e["val"] > e["lowest"],
     "head": lambda run, e: min(run["heads"]) == 0,
 }
@@ -97,7 +98,8 @@ TELLING = {
     "decay": "decay on everything pulls the gains of the norms far below 1. Here their "
     "mean is {mean gain:.2f}.",
     "loss": "a model that is trained on the wrong tokens ends worse at the right ones "
-    "than it began. Here their loss goes from {first:.2f} to {val:.2f}.",
+    "than it began, even in the training text. Here their loss goes from "
+    "{train first:.2f} to {train:.2f} in it.",
     "overfit": "with too little text the validation loss turns and rises while that of "
     "the training text goes on falling. Here the lowest validation loss is "
     "{lowest:.2f} and the last {val:.2f}; the training loss ends at {train:.2f}.",
