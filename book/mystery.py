@@ -144,7 +144,7 @@ ROWS: list[tuple[str, Callable[[Run], str]]] = [
     ),
 ]
 
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 520, 240, 46, 12, 12, 42
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 520, 240, 46, 12, 18, 42
 CEILING = 8.0  # nats; a curve that goes above is cut there
 
 
