@@ -144,7 +144,7 @@ ROWS: list[tuple[str, Callable[[Run], str]]] = [
     ),
 ]
 
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 520, 240, 46, 12, 18, 42
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 520, 292, 46, 64, 18, 42
 CEILING = 8.0  # nats; a curve that goes above is cut there
 
 
@@ -184,10 +184,10 @@ def picture(run: Run, healthy: Run) -> str:
         line(run["curve"], 2, "val"),
     ]
     for i, (kind, words) in enumerate(LEGEND.items()):
-        at = TOP + 14 + 18 * i
+        at = 14 + 18 * i
         inner.append(
-            f'<line class="{kind}" x1="{WIDTH - 226}" x2="{WIDTH - 196}" y1="{at - 4}" '
-            f'y2="{at - 4}"/>' + text(WIDTH - 190, at, words, "start")
+            f'<line class="{kind}" x1="{LEFT}" x2="{LEFT + 30}" y1="{at - 4}" '
+            f'y2="{at - 4}"/>' + text(LEFT + 36, at, words, "start")
         )
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
