@@ -60,13 +60,13 @@ bench: .venv/.bench ## measure speed against others (QUICK=1: a first look, 5 mi
 models: .venv/.core ## train the models in data/ again (about an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python resources/models.py $(ARGS)
 
-# Two workers with one thread each: as fast as two cores allow, and repeatable. They take
-# the files in the order of tests/conftest.py, not those of the most tests first. nbval
+# Three workers with one thread each keep two cores busy while a browser or a child process
+# is waited for. They take the files in the order of tests/conftest.py, not those of the most tests first. nbval
 # runs the chapters and compares what they show with what is stored.
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
 FAST ?=
 test: .venv/.dev ## run all tests and chapters (FAST=1: the quick ones, no chapters and no browser)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
 		$(if $(FAST),-m "not slow" tests,--cov=tinygpt $(NBVAL)) $(ARGS)
 
 FUZZ_SECONDS ?= 120

@@ -203,6 +203,10 @@ def violations(
         options["runOnly"] = {"type": "rule", "values": list(only)}
     if without:
         options["rules"] = {without: {"enabled": False}}
+    page.wait_for_function(  # a colour that fades in is not yet the one to judge
+        "document.getAnimations().every((one) => one.playState !== 'running' "
+        "|| one.effect.getComputedTiming().endTime === Infinity)"
+    )
     page.evaluate(axe.AXE_SCRIPT + PARSE_A_COLOUR_ONCE)
     there = [[part] for part in parts if page.locator(part).count()]
     where = {"include": there} if parts else {"include": [["html"]]}
