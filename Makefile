@@ -60,9 +60,9 @@ bench: .venv/.bench ## measure speed against others (QUICK=1: a first look, 5 mi
 models: .venv/.core ## train the models in data/ again (about an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python resources/models.py $(ARGS)
 
-# Three workers with one thread each keep two cores busy while a browser or a child process
-# is waited for. They take the files in the order of tests/conftest.py, not those of the most tests first. nbval
-# runs the chapters and compares what they show with what is stored.
+# Three workers with one thread each keep two cores busy while a browser or a child is
+# waited for. They take the files in the order of tests/conftest.py, not those of the most
+# tests first. nbval runs the chapters and compares what they show with what is stored.
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
 FAST ?=
 test: .venv/.dev ## run all tests and chapters (FAST=1: the quick ones, no chapters and no browser)
