@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -42,10 +43,11 @@ from tinygpt.finetuning.run import load_model
 from tinygpt.formats import huggingface as pretrained
 from tinygpt.formats.hf_tokenizer import (
     byte_letters,
-    read_tokenizer_json,
+    read_tokenizer,
     tokenizer_json,
 )
 from tinygpt.formats.huggingface import export_gpt2, load_gpt2
+from tinygpt.formats.model_files import folder_files
 from tinygpt.generation.generate import generate
 from tinygpt.model.gpt import GPT
 from tinygpt.presets import PRESETS
@@ -373,6 +375,118 @@ def test_sharded_files(tmp_path: Path) -> None:
             load_gpt2(tmp_path)
 
 
+def pickle_weights(folder: Path, shards: int = 0, zipped: bool = True) -> None:
+    """Turn the folder's safetensors into what older repositories have."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names, index = list(tensors), {}
+    for i in range(max(1, shards)):
+        part = f"-{i + 1:05}-of-{shards:05}" if shards else ""
+        mine = names[i :: max(1, shards)]
+        torch.save(
+            {name: tensors[name] for name in mine},
+            folder / f"pytorch_model{part}.bin",
+            _use_new_zipfile_serialization=zipped,
+        )
+        index |= dict.fromkeys(mine, f"pytorch_model{part}.bin")
+    if shards:
+        text = json.dumps({"metadata": {}, "weight_map": index})
+        (folder / "pytorch_model.bin.index.json").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+@pytest.mark.parametrize("shards", [0, 3])
+def test_pickled_weights(shards: int, zipped: bool, folder: Path) -> None:
+    """As transformers reads the same file; OpenAI's has masks and a tied head, too."""
+    expected, _ = load_gpt2(folder)
+
+    def change(tensors: dict[str, Tensor]) -> None:
+        age(tensors, "", torch.float32)
+        tensors["lm_head.weight"] = tensors["wte.weight"].clone()
+
+    if not shards:
+        retensor(folder, change)
+    pickle_weights(folder, shards, zipped)
+    ours, _ = load_gpt2(folder)
+    assert ours.state_dict().keys() == expected.state_dict().keys()
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], tensor)
+    theirs = GPT2LMHeadModel.from_pretrained(folder).eval()
+    ids = torch.randint(257, (2, 7))
+    assert_close(ours(ids), theirs(ids).logits, rtol=1e-5, atol=1e-5)
+    del theirs
+    if shards:
+        gone = folder / "pytorch_model-00002-of-00003.bin"
+        gone.unlink()
+        with pytest.raises(UserError, match=f"has no {gone.name}"):
+            load_gpt2(folder)
+        edit(folder / "pytorch_model.bin.index.json", weight_map={"a": "b.safetensors"})
+        with pytest.raises(UserError, match=r"plain file names NAME\.bin"):
+            load_gpt2(folder)
+
+
+class Code:
+    """What runs code when it is unpickled the old way."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_no_code_of_a_pickle_is_run(zipped: bool, folder: Path) -> None:
+    pickle_weights(folder)
+    path, ran = folder / "pytorch_model.bin", folder / "ran"
+    torch.save({"a": Code(ran)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match=r"calls for \S*Path\S*touch|calls for getattr"):
+        load_gpt2(folder)
+    assert not ran.exists()
+    torch.load(path, weights_only=False)
+    assert ran.exists()  # it would have
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ([torch.ones(2)], "holds no dictionary of tensors"),
+        ({"state_dict": {"wte.weight": torch.ones(2)}}, "'state_dict', which is no pl"),
+        ({3: torch.ones(2)}, "'3', which is no plain tensor"),
+        ({"a": torch.ones(2).to_sparse()}, "'a', which is no plain tensor"),
+        ({"a": torch.ones(2, device="meta")}, "'a', which is no plain tensor"),
+        ({"a": torch.ones(2)}, "only 1 tensors"),
+    ],
+)
+def test_a_pickle_of_other_things(content: Any, sentence: str, folder: Path) -> None:
+    pickle_weights(folder)
+    torch.save(content, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=sentence):
+        load_gpt2(folder)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_pickles(zipped: bool, folder: Path) -> None:
+    """Cut off, or with bytes changed: a sentence, or weights that are there."""
+    pickle_weights(folder, zipped=zipped)
+    path, chance = folder / "pytorch_model.bin", random.Random(3)
+    whole, told = path.read_bytes(), list[str]()
+    for i in range(60):
+        raw = bytearray(whole)
+        if i % 3:
+            for _ in range(3):
+                raw[chance.randrange(min(len(raw), 4000))] = chance.randrange(256)
+        else:
+            del raw[chance.randrange(len(raw)) :]
+        path.write_bytes(raw)
+        try:
+            load_gpt2(folder)
+        except UserError as error:
+            told.append(str(error))
+    assert len(told) > 20
+    assert all(str(folder) in sentence and "\n" not in sentence for sentence in told)
+
+
 def test_124m_shape_has_gpt2s_names_and_sizes() -> None:
     with torch.device("meta"):
         theirs = GPT2LMHeadModel(GPT2Config(dtype="float32"))
@@ -537,12 +651,114 @@ def test_transformers_own_file_reads_back(pattern: str, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     for spelling in ("as it is", "before 2024"):
-        read = read_tokenizer_json(path, "again")
+        read = read_tokenizer(folder_files(tmp_path), "again")
         assert (read.name, read.ranks) == ("again", ours.ranks), spelling
         assert read.pattern == pattern
         assert read.special_tokens == ours.special_tokens
         merges = [" ".join(pair) for pair in content["model"]["merges"]]
         edit(path, model=content["model"] | {"merges": merges})
+
+
+WRITTEN = [
+    "It's 12 o'clock; they'LL come.\n\n  Two  spaces,\ttabs\r\n and an end ",
+    "Grüße aus Köln, naïve façade, Ångström",
+    "Съешь же ещё этих мягких французских булок",
+    "日本語のテキスト、한국어 텍스트, 简体中文",
+    "שלום עולם والعربية أيضا १२३",
+    "👩‍👩‍👧 🇩🇪 🙂\ufe0f ½ ² ٣ \u200b\u3000\x00",
+    "def f(x):\n    return x ** 2  # done",
+    "",
+]
+
+
+@pytest.fixture
+def older(folder: Path) -> Path:
+    """The folder with handbook-4k as vocab.json and merges.txt, by tokenizers."""
+    fast = tokenizers.Tokenizer.from_str(
+        json.dumps(tokenizer_json(get_tokenizer("handbook-4k")))
+    )
+    fast.model.save(str(folder))
+    (folder / "tokenizer.json").unlink()
+    edit(folder / "config.json", vocab_size=4096)
+    return folder
+
+
+def test_vocabulary_and_merges_give_transformers_ids(older: Path) -> None:
+    ours = read_tokenizer(folder_files(older), "older")
+    known = get_tokenizer("handbook-4k")
+    assert (ours.name, ours.ranks, ours.special_tokens) == (
+        "older",
+        known.ranks,
+        known.special_tokens,
+    )
+    theirs = GPT2Tokenizer(str(older / "vocab.json"), str(older / "merges.txt"))
+    fast = tokenizers.ByteLevelBPETokenizer.from_file(
+        str(older / "vocab.json"), str(older / "merges.txt")
+    )
+    for text in WRITTEN:
+        ids = ours.encode(text)
+        assert ids == theirs(text).input_ids == fast.encode(text).ids, text
+        assert ours.decode(ids) == text
+    both = f"One.{END}Two."
+    assert ours.encode(both, allow_special=True) == theirs(both).input_ids
+
+
+@pytest.mark.parametrize("form", ["added_tokens.json", "tokenizer_config.json"])
+def test_tokens_added_to_a_vocabulary(form: str, older: Path) -> None:
+    if form == "added_tokens.json":
+        added: dict[str, Any] = {"<|user|>": 4096}
+    else:
+        plain = {"lstrip": False, "rstrip": False, "single_word": False}
+        told = {"content": "<|user|>", "special": True, "normalized": False}
+        added = {"added_tokens_decoder": {"4096": told | plain}}
+    (older / form).write_text(json.dumps(added), encoding="utf-8")
+    ours = read_tokenizer(folder_files(older), "older")
+    assert ours.special_tokens == {END: 4095, "<|user|>": 4096}
+
+
+def cut_merges(folder: Path, change: Callable[[list[str]], object]) -> None:
+    path = folder / "merges.txt"
+    lines = path.read_text(encoding="utf-8").split("\n")
+    change(lines)
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def configure(folder: Path, **options: Any) -> None:
+    text = json.dumps(options)
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+
+OLDER_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no merges": (lambda f: (f / "merges.txt").unlink(), "has no merges.txt"),
+    "neither": (lambda f: (f / "vocab.json").unlink(), "no tokenizer.json: .*or vocab"),
+    "cut": (lambda f: cut_merges(f, lambda lines: lines.pop()), "not in the order"),
+    "order": (lambda f: cut_merges(f, lambda lines: lines.reverse()), "not in the"),
+    "bytes": (
+        lambda f: (f / "merges.txt").write_bytes(b"\xff\xfe"),
+        r"merges.txt holds no tokenizer of GPT-2's kind \(UnicodeDecodeError",
+    ),
+    "vocabulary": (lambda f: edit(f / "vocab.json", **{"日": 4097}), "KeyError '日'"),
+    "id": (lambda f: edit(f / "vocab.json", a="7"), "an id is not a whole number"),
+    "space": (lambda f: configure(f, add_prefix_space=True), "add_prefix_space = true"),
+    "added": (lambda f: configure(f, added_tokens_decoder=[]), "no tokenizer of GPT-2"),
+    "added id": (
+        lambda f: configure(f, added_tokens_decoder={"x": {"content": "a"}}),
+        "ValueError",
+    ),
+    "added token": (
+        lambda f: configure(f, added_tokens_decoder={"4096": "a"}), "TypeError"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", OLDER_FAULTS)
+def test_older_files_that_cannot_be_used(fault: str, older: Path) -> None:
+    spoil, sentence = OLDER_FAULTS[fault]
+    cut_merges(older, lambda lines: lines.remove(""))  # the last, empty one
+    read_tokenizer(folder_files(older), "older")
+    spoil(older)
+    with pytest.raises(UserError, match=sentence):
+        read_tokenizer(folder_files(older), "older")
 
 
 def test_byte_letters_are_gpt2s() -> None:
@@ -598,7 +814,7 @@ def test_merges_must_follow_the_ids(folder: Path) -> None:
         model = content["model"] | {"merges": merges}
         path.write_text(json.dumps(content | {"model": model}), encoding="utf-8")
         with pytest.raises(UserError, match="not in the order of their ids"):
-            read_tokenizer_json(path, "x")
+            read_tokenizer(folder_files(folder), "x")
 
 
 # --- Sentences for what cannot be loaded or written ----------------------------------
@@ -681,8 +897,9 @@ def test_broken_and_absent_files(folder: Path) -> None:
         with pytest.raises(UserError, match="is not a whole safetensors file"):
             load_gpt2(folder)
     weights.unlink()
-    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    with pytest.raises(UserError, match=r"has no model\.safetensors.*never read"):
+    with pytest.raises(
+        UserError, match=r"has no model\.safetensors: .*torch_model.bin"
+    ):
         load_gpt2(folder)
     for name in ("tokenizer.json", "config.json"):
         for text in ("{", "[1]", '"\ud800"', "[" * 99_999):
@@ -969,6 +1186,19 @@ def test_hub_serves_shards(hub: Hub, tmp_path: Path) -> None:
     ids = torch.randint(263, (2, 7))
     ours, _ = load_gpt2("distilgpt2")
     assert_close(ours(ids), theirs(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_hub_serves_what_an_older_repository_has(hub: Hub, older: Path) -> None:
+    retensor(older, lambda t: t.update(
+        {"transformer.wte.weight": torch.randn(4096, 30)}
+    ))  # fmt: skip
+    expected, _ = load_gpt2(older)
+    pickle_weights(older, shards=2)
+    ours, tokenizer = load_gpt2("gpt2")
+    ids = torch.tensor([tokenizer.encode("It's 12 o'clock.")])
+    assert torch.equal(ours(ids), expected(ids))
+    sent = {name for name, _, _ in hub.sent}
+    assert {"vocab.json", "merges.txt", "pytorch_model.bin.index.json"} < sent
 
 
 def test_a_broken_download_goes_on_where_it_was(hub: Hub, folder: Path) -> None:

@@ -1,8 +1,9 @@
 """A byte-pair tokenizer as Hugging Face's tokenizer.json, and back.
 
 `tokenizer_json` describes our `Tokenizer` so that the library tokenizers gives the same
-ids; `read_tokenizer_json` reads such a file if it works as GPT-2's does, or splits
-words by another of `bpe.OUR_PATTERNS`. One exception: the libraries have Unicode tables
+ids; `read_tokenizer` reads such a file if it works as GPT-2's does, or splits words by
+another of `bpe.OUR_PATTERNS`, and the older pair of vocab.json and merges.txt where
+there is none. One exception: the libraries have Unicode tables
 of their own, and split characters that one of them does not know yet into other words
 (tokenizers 0.23 knows Unicode 16, regex 2026.11 a later version, with the letter
 U+088F, for instance). What it leaves out: every other kind of tokenizer, which it
@@ -14,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from tinygpt.errors import UserError, require
-from tinygpt.files import read_json
+from tinygpt.files import read_file, read_json
+from tinygpt.formats.model_files import (
+    MERGES,
+    TOKENIZER,
+    VOCABULARY,
+    AbsentError,
+    Fetch,
+)
 from tinygpt.text.bpe import END_OF_TEXT, GPT2_PATTERN, OUR_PATTERNS
 from tinygpt.text.tokenizer import Tokenizer
 
@@ -87,13 +95,72 @@ def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
     return [(_spell(a, letters), _spell(b, letters)) for a, b in tokenizer.merges()]
 
 
-def read_tokenizer_json(path: Path, name: str) -> Tokenizer:
-    """Our `Tokenizer`, called `name`, from a tokenizer.json.
+def read_tokenizer(fetch: Fetch, name: str) -> Tokenizer:
+    """Our `Tokenizer`, called `name`, from tokenizer.json or vocab.json and merges.txt.
 
     Raises:
-        UserError: the file is damaged, or describes another kind of tokenizer.
+        UserError: there are neither, a file is damaged, or they describe another kind
+            of tokenizer.
     """
-    raw = read_json(path)
+    try:
+        path = fetch(TOKENIZER)
+    except AbsentError as neither:
+        try:
+            path = fetch(VOCABULARY)
+        except AbsentError:
+            raise neither from None
+        return _tokenizer(_older_files(path, fetch), path, name)
+    return _tokenizer(read_json(path), path, name)
+
+
+def _older_files(vocabulary: Path, fetch: Fetch) -> dict[str, Any]:
+    """What a tokenizer.json would say in place of vocab.json and the files beside it.
+
+    In vocab.json nothing tells special tokens from others: `<|endoftext|>` is one, and
+    what added_tokens.json or tokenizer_config.json add.
+    """
+
+    def beside(name: str) -> dict[str, Any]:
+        try:
+            return read_json(fetch(name))
+        except AbsentError:
+            return {}
+
+    vocab, options = read_json(vocabulary), beside("tokenizer_config.json")
+    special = {END_OF_TEXT: vocab[END_OF_TEXT]} if END_OF_TEXT in vocab else {}
+    added = [
+        {"content": token, "id": i}
+        for token, i in (special | beside("added_tokens.json")).items()
+    ]
+    path = fetch(MERGES)
+    try:
+        lines = read_file(path).decode("utf-8").replace("\r\n", "\n").split("\n")
+        for i, token in options.get("added_tokens_decoder", {}).items():
+            added.append({**token, "id": int(i)})
+    except (AttributeError, TypeError, ValueError) as error:
+        place = path if isinstance(error, UnicodeDecodeError) else vocabulary.parent
+        raise UserError(
+            f"{place} holds no tokenizer of GPT-2's kind ({type(error).__name__} "
+            f"{error})."
+        ) from error
+    start = lines[:1] if lines[0].startswith("#version") else []
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": options.get("add_prefix_space", False),
+    }
+    return {
+        "added_tokens": added,
+        "pre_tokenizer": byte_level,
+        "decoder": byte_level,
+        "model": {
+            "vocab": vocab,
+            "merges": [line for line in lines[len(start) :] if line],
+        },
+    }
+
+
+def _tokenizer(raw: dict[str, Any], path: Path, name: str) -> Tokenizer:
+    """The tokenizer that a tokenizer.json describes; `path` is for the messages."""
     words = raw.get("pre_tokenizer")
     pattern = next((p for p in OUR_PATTERNS if words == _pre_tokenizer(p)), None)
     other = f"{path} is not a byte-pair tokenizer of GPT-2's kind"

@@ -1,47 +1,44 @@
 """GPT-2 in our own `GPT`: read Hugging Face's files, and write them.
 
-A folder in that format contains config.json, tokenizer.json and model.safetensors (or
-several files and model.safetensors.index.json). `load_gpt2` reads one, or fetches one
-of GPT-2's sizes by name; `export_gpt2` writes one that transformers can load. What it
-leaves out: settings (see `gpt2_config`) and finding files (see `model_files`); pickled
-weights, which can run code; other architectures; uploading.
+A folder in that format contains config.json, tokenizer.json (or vocab.json and
+merges.txt) and model.safetensors (or pytorch_model.bin, or several files of either kind
+and an index). `load_gpt2` reads one, or fetches one of GPT-2's sizes by name;
+`export_gpt2` writes one that transformers can load. What it leaves out: settings (see
+`gpt2_config`), finding files (see `model_files`) and what is in them (`weight_files`,
+`hf_tokenizer`); other architectures; uploading.
 """
 
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tinygpt.config import GPTConfig
 from tinygpt.errors import UserError, require
-from tinygpt.files import read_json, shipped, why
+from tinygpt.files import read_json, shipped
 from tinygpt.formats.gpt2_config import config_json, read_config, require_fitting
 from tinygpt.formats.hf_tokenizer import (
-    read_tokenizer_json,
+    read_tokenizer,
     tokenizer_config_json,
     tokenizer_json,
 )
 from tinygpt.formats.model_files import (
     CONFIG,
-    INDEX,
     REPOSITORIES,
     SHIPPED,
     TOKENIZER,
     WEIGHTS,
-    AbsentError,
-    Fetch,
     folder_files,
     hub_files,
 )
+from tinygpt.formats.weight_files import FLOATS, PREFIX, Place, places
 from tinygpt.model.gpt import GPT
 from tinygpt.text.tokenizer import Tokenizer
 
@@ -53,18 +50,6 @@ _THEIRS = {
     "feed_forward.input": "mlp.c_fc", "feed_forward.output": "mlp.c_proj",
 }  # fmt: skip
 _OURS = re.compile("|".join(map(re.escape, _THEIRS)))
-_PREFIX = "transformer."  # before all names but the head's; OpenAI's own files lack it
-_MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # constants in files before 2023
-_FLOATS = ("F32", "F16", "BF16")
-
-
-class _Place(NamedTuple):
-    """Where a tensor lies, and what the file's header says about it."""
-
-    path: Path
-    name: str
-    shape: list[int]
-    dtype: str
 
 
 # --- Loading ----------------------------------------------------------------------
@@ -77,8 +62,8 @@ def load_gpt2(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
     fetched by huggingface_hub and kept in its cache; HF_HUB_OFFLINE, HF_ENDPOINT and
     HF_HUB_CACHE act as that library says. Anything else is a folder in the same
     format (write ./gpt2 for a folder that bears one of the names). Weights in half
-    precision become float32. One tensor is read at a time, so the memory in use stays
-    below the size of the weights and of the largest among them.
+    precision become float32. Of safetensors one tensor is read at a time, so the memory
+    in use stays below the size of the weights and of the largest among them.
 
     Source: Radford et al. (2019), "Language Models are Unsupervised Multitask
     Learners", section 2.3; names and layout as in transformers' GPT2LMHeadModel.
@@ -96,52 +81,9 @@ def load_gpt2(name_or_folder: str | Path) -> tuple[GPT, Tokenizer]:
         fetch, name = folder_files(path), path.absolute().name
     described = fetch(CONFIG)
     config = read_config(described)
-    tokenizer = read_tokenizer_json(fetch(TOKENIZER), name)
+    tokenizer = read_tokenizer(fetch, name)
     require_fitting(config, tokenizer)
-    return _read_model(config, _places(fetch), described.parent), tokenizer
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({why(error)})") from error
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} is not a whole safetensors file ({error}): fetch it again."
-        ) from error
-
-
-def _places(fetch: Fetch) -> dict[str, _Place]:
-    """Every weight in the files by its name without prefix; only headers are read."""
-    try:
-        paths = [fetch(WEIGHTS)]
-    except AbsentError as neither:
-        try:
-            index = fetch(INDEX)
-        except AbsentError:
-            raise neither from None
-        named = read_json(index).get("weight_map")
-        files = list(named.values()) if isinstance(named, dict) else []
-        require(
-            bool(files) and all(str(f) == f and Path(f).name == f for f in files),
-            f"{index} has no weight_map of plain file names.",
-        )
-        paths = [fetch(file) for file in sorted(set(files))]
-    places: dict[str, _Place] = {}
-    for path in paths:
-        with _opened(path) as file:
-            for name in file.keys():  # noqa: SIM118 - it is no dictionary
-                short = name.removeprefix(_PREFIX)
-                if _MASK.fullmatch(short):
-                    continue
-                require(short not in places, f"{path} holds the tensor {short} again.")
-                header = file.get_slice(name)
-                shape, dtype = list(header.get_shape()), str(header.get_dtype())
-                places[short] = _Place(path, name, shape, dtype)
-    return places
+    return _read_model(config, places(fetch), described.parent), tokenizer
 
 
 class _Unfilled(TorchFunctionMode):
@@ -178,17 +120,17 @@ def _turned(theirs: str) -> bool:
     return ".c_" in theirs and theirs.endswith(".weight")
 
 
-def _read_model(config: GPTConfig, places: dict[str, _Place], source: Path) -> GPT:
+def _read_model(config: GPTConfig, found: dict[str, Place], source: Path) -> GPT:
     """Build without memory, check every shape, then put tensor by tensor in place."""
     require(  # before a damaged number builds a tower
-        config.n_layers <= len(places),
-        f"{source} has n_layer = {config.n_layers}, but only {len(places)} tensors.",
+        config.n_layers <= len(found),
+        f"{source} has n_layer = {config.n_layers}, but only {len(found)} tensors.",
     )
     model = _shape_only(config)
     weights = _weights(model)
-    head = places.pop("lm_head.weight", None) if config.tie_head else None
-    missing = [name for name in weights if name not in places]
-    unknown = [name for name in places if name not in weights]
+    head = found.pop("lm_head.weight", None) if config.tie_head else None
+    missing = [name for name in weights if name not in found]
+    unknown = [name for name in found if name not in weights]
     for word, names in ("lacks the", missing), ("has the unknown", unknown):
         if names:
             raise UserError(
@@ -196,41 +138,28 @@ def _read_model(config: GPTConfig, places: dict[str, _Place], source: Path) -> G
                 f"the GPT-2 that its {CONFIG} describes."
             )
     for name, (_, ours) in weights.items():
-        found, shape = places[name], list(ours.shape)
+        place, shape = found[name], list(ours.shape)
         wanted = shape[::-1] if _turned(name) else shape
         require(
-            found.shape == wanted,
-            f"{source} holds {name} as {found.shape}, but {CONFIG} means {wanted}.",
+            place.shape == wanted,
+            f"{source} holds {name} as {place.shape}, but {CONFIG} means {wanted}.",
         )
         require(
-            found.dtype in _FLOATS,
-            f"{source} holds {name} as {found.dtype}, not {', '.join(_FLOATS)}.",
+            place.dtype in FLOATS,
+            f"{source} holds {name} as {place.dtype}, not {', '.join(FLOATS)}.",
         )
     require(
-        head is None or torch.equal(_read(head), _read(places["wte.weight"])),
+        head is None or torch.equal(head.read(), found["wte.weight"].read()),
         f"{source} holds a head unlike its embedding: set tie_word_embeddings to false "
         f"in {CONFIG}.",
     )
     state = {
-        ours: _read(places[name], _turned(name)) for name, (ours, _) in weights.items()
+        ours: found[name].read(_turned(name)) for name, (ours, _) in weights.items()
     }
     model.load_state_dict(state, strict=False, assign=True)
     if config.tie_head:
         model.head.weight = model.token_embedding.weight
     return model.eval()
-
-
-def _read(place: _Place, turned: bool = False) -> Tensor:
-    """One tensor in memory of its own, as float32, turned to [out, in] if need be.
-
-    The file is opened for this tensor alone: the pages of a mapped file count as the
-    process's memory until it is closed.
-    """
-    with _opened(place.path) as file:
-        tensor = file.get_tensor(place.name)
-        return (tensor.t() if turned else tensor).to(
-            torch.float32, copy=True, memory_format=torch.contiguous_format
-        )
 
 
 # --- Exporting --------------------------------------------------------------------
@@ -313,5 +242,5 @@ def _stored(model: GPT, dtype: torch.dtype) -> dict[str, Tensor]:
             bool(stored.isfinite().all()),
             f"{ours} does not fit into {dtype}: nothing was written.",
         )
-        tensors[name if name == "lm_head.weight" else _PREFIX + name] = stored
+        tensors[name if name == "lm_head.weight" else PREFIX + name] = stored
     return tensors

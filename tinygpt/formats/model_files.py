@@ -21,7 +21,8 @@ REPOSITORIES = {
 PRETRAINED_NAMES = (*SHIPPED, *REPOSITORIES)
 
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
-INDEX = f"{WEIGHTS}.index.json"
+# What older repositories have in their place.
+VOCABULARY, MERGES, PICKLED = "vocab.json", "merges.txt", "pytorch_model.bin"
 
 
 class AbsentError(UserError):
@@ -47,7 +48,7 @@ def folder_files(folder: Path) -> Fetch:
         if not found:
             raise AbsentError(
                 f"{folder} has no {name}: a GPT-2 folder holds {CONFIG}, {TOKENIZER} "
-                f"and {WEIGHTS} (pickled weights are never read)."
+                f"(or {VOCABULARY} and {MERGES}) and {WEIGHTS} (or {PICKLED})."
             )
         return folder / name
 
