@@ -106,7 +106,8 @@ class TrainConfig:
     data: str = "handbook"
     """handbook, stories or another text that `tinygpt data` lists, a text file, folder
     or glob, several of these with commas between them, or token files of `tinygpt data
-    prepare`: a.tokens, a.tokens,b.tokens or a folder or glob of them."""
+    prepare`: a.tokens, a.tokens,b.tokens or a folder or glob of them. nanoGPT's
+    train.bin needs --tokenizer."""
     tokenizer: str = "auto"
     """auto (learned from the training part of the text), handbook-4k, course-4k, gpt2,
     cl100k_base, o200k_base, or a .tiktoken file."""

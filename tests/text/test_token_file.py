@@ -278,7 +278,11 @@ def test_another_vocabulary_is_refused(here: Path, tokenizer: Tokenizer) -> None
 @pytest.mark.parametrize(
     ("text", "out", "sentence"),
     [
-        ("text.txt", "a.bin", "a token file is called NAME.tokens, not 'a.bin'"),
+        (
+            "text.txt",
+            "a.bin",
+            r"called NAME\.tokens .*nanoGPT\), not 'a\.bin'",
+        ),
         ("text.txt", "text.tokens", "text.tokens is there already: remove it"),
         ("text.txt", "no/a.tokens", "cannot prepare no/a.tokens"),
         ("empty.txt", "a.tokens", "empty.txt is empty"),

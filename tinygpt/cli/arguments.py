@@ -33,7 +33,8 @@ class TrainOptions(TrainConfig):
     )
     """handbook, stories or another text that `tinygpt data` lists, a text file, folder
     or glob, several of these with commas between them, or token files of `tinygpt data
-    prepare`: a.tokens, a.tokens,b.tokens or a folder or glob of them."""
+    prepare`: a.tokens, a.tokens,b.tokens or a folder or glob of them. nanoGPT's
+    train.bin needs --tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -300,7 +301,8 @@ class Prepare:
     text: Annotated[str, tyro.conf.Positional]
     """A text by name, file, folder or glob."""
     out: FileOption
-    """The token file to write, NAME.tokens."""
+    """The token file to write, NAME.tokens; or FOLDER/train.bin, which writes that and
+    val.bin as nanoGPT reads them."""
     tokenizer: str = "handbook-4k"
     """handbook-4k, course-4k, gpt2, cl100k_base, o200k_base, or a .tiktoken file."""
     workers: int | None = None

@@ -148,11 +148,24 @@ def run_data(args: Data) -> None:
 
 def run_prepare(args: Prepare) -> None:
     """Write a token file; say what it holds."""
+    from tinygpt.text.joined_tokens import TRAIN
     from tinygpt.text.token_file import prepare_tokens
     from tinygpt.text.tokenizer import get_tokenizer
 
     workers = args.workers or os.cpu_count() or 1
     tokenizer = get_tokenizer(args.tokenizer)
+    if args.out.name == TRAIN:
+        from tinygpt.text.nanogpt import prepare_bins
+
+        with console.stoppable():
+            n_train, n_val = prepare_bins(
+                args.text, args.out, tokenizer, workers, show_progress=True
+            )
+        say(
+            f"{args.out}: {n_train:,} tokens of {tokenizer.name}, and {n_val:,} in "
+            "val.bin beside it"
+        )
+        return
     with console.stoppable():
         told = prepare_tokens(
             args.text, args.out, tokenizer, workers, show_progress=True

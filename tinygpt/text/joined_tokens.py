@@ -4,6 +4,7 @@ A big text can so be prepared in parts, on several machines. What it leaves out:
 single token file (see `token_file`), batches (see `dataset`).
 """
 
+import re
 from collections.abc import Sequence
 from glob import glob, has_magic
 from os.path import expanduser
@@ -14,9 +15,12 @@ import numpy as np
 from jaxtyping import Int, Integer
 
 from tinygpt.errors import require
+from tinygpt.files import exists
 from tinygpt.text.corpora import TEXT_SUFFIXES
-from tinygpt.text.token_file import SUFFIX, Ids, open_tokens
+from tinygpt.text.token_file import HEADERLESS, SUFFIX, Ids, open_tokens
 from tinygpt.text.tokenizer import Tokenizer
+
+TRAIN, VAL = "train.bin", "val.bin"  # nanoGPT's names
 
 
 class JoinedIds:
@@ -54,7 +58,8 @@ def find_tokens(name: str) -> list[Path]:
     """The token files that `name` means, sorted; empty if it means a text.
 
     A name may be a token file, several with commas between them ("a.tokens,b.tokens"),
-    a glob of them, or a folder that holds token files and no texts.
+    a glob of them, or a folder that holds token files and no texts. Of a folder of
+    nanoGPT's that is train.bin.
 
     Raises:
         UserError: a glob finds no file.
@@ -62,14 +67,14 @@ def find_tokens(name: str) -> list[Path]:
     folder = Path(expanduser(name))  # noqa: PTH111 - as in `corpora`
     try:
         found = sorted(folder.glob(f"[!.]*{SUFFIX}")) if folder.is_dir() else []
+        found = found or list(folder.glob(TRAIN))
         if found and any(p.suffix.lower() in TEXT_SUFFIXES for p in folder.rglob("*")):
             return []
     except OSError:
         return []  # a folder that cannot be read is told where texts are read
-    if found or not name.endswith(SUFFIX):
+    if found or not name.endswith((SUFFIX, HEADERLESS)):
         return found
-    *first, last = name.split(SUFFIX + ",")
-    for part in [*(one + SUFFIX for one in first), last]:
+    for part in re.split(r"(?:(?<=\.tokens)|(?<=\.bin)),", name):
         path = Path(expanduser(part))  # noqa: PTH111
         if has_magic(part) and not path.exists():
             found += sorted(Path(match) for match in glob(str(path)))  # noqa: PTH207
@@ -77,6 +82,14 @@ def find_tokens(name: str) -> list[Path]:
             found.append(path)
     require(bool(found), f"{name} finds no token files: check the path")
     return found
+
+
+def val_beside(paths: Sequence[Path]) -> Path | None:
+    """The val.bin beside nanoGPT's train.bin, if that is the only path."""
+    if [path.name for path in paths] != [TRAIN]:
+        return None
+    val = paths[0].with_name(VAL)
+    return val if exists(val) else None
 
 
 def open_joined(paths: Sequence[Path], tokenizer: Tokenizer) -> Ids | JoinedIds:

@@ -5,8 +5,10 @@ the ids as uint16, or as uint32 where a vocabulary has more than 65,536 entries.
 holds exactly the ids that `encode_documents` gives for the text, and no end of a
 document if there is only one. Until it is complete it is called .NAME.part and says so,
 so that no partial file is ever used; the same command continues where a killed one
-stopped. What it leaves out: encoding the text (see `parallel_encode`), the split and
-the batches (see `dataset`).
+stopped. A file without a header, as nanoGPT's train.bin, is read as well, if somebody
+says of which vocabulary it is. What it leaves out: encoding the text (see
+`parallel_encode`), the split and the batches (see `dataset`), writing nanoGPT's files
+(see `nanogpt`).
 """
 
 import hashlib
@@ -28,6 +30,7 @@ from tinygpt.text.parallel_encode import encode_pieces, pieces, require_splittab
 from tinygpt.text.tokenizer import Tokenizer
 
 SUFFIX = ".tokens"
+HEADERLESS = ".bin"
 MAGIC = b"tinygpt tokens 1\n"
 HEAD = 1024  # bytes before the first id
 BLOCK = 1 << 20  # ids read at once
@@ -134,10 +137,14 @@ def _parse_head(head: bytes) -> TokenFile | None:
 def open_tokens(path: Path, tokenizer: Tokenizer) -> Ids:
     """The ids of a token file, memory-mapped: only what is used is read.
 
+    Of a file called NAME.bin all bytes are ids, as little-endian uint16.
+
     Raises:
         UserError: the file cannot be used, `tokenizer` has another vocabulary, or an
             id is none of it; to find that, all of them are read once.
     """
+    if path.suffix == HEADERLESS:
+        return _open_headerless(path, tokenizer)
     told = read_head(path)
     if told.vocabulary != checksum(tokenizer):
         raise UserError(
@@ -146,7 +153,7 @@ def open_tokens(path: Path, tokenizer: Tokenizer) -> Ids:
             "prepare the text again"
         )
     dtype = np.dtype(told.dtype).newbyteorder("<")
-    highest = _highest(path, dtype)
+    highest = _highest(path, dtype, HEAD)
     require(
         highest < tokenizer.vocab_size,
         f"{path} is damaged (it holds the token id {highest:,}, and its vocabulary has "
@@ -155,11 +162,37 @@ def open_tokens(path: Path, tokenizer: Tokenizer) -> Ids:
     return np.memmap(path, dtype, "r", offset=HEAD, shape=(told.tokens,))
 
 
-def _highest(path: Path, dtype: np.dtype) -> int:
-    """The highest id of a token file, read in blocks that leave memory at once."""
+def _open_headerless(path: Path, tokenizer: Tokenizer) -> Ids:
+    size, dtype = require_readable(path), np.dtype("<u2")
+    with path.open("rb") as file:
+        ours = file.read(len(MAGIC)) == MAGIC
+    require(not ours, f"{path} is a token file with a header: call it NAME{SUFFIX}")
+    require(
+        size > 0 and size % 2 == 0,
+        f"{path} has {size:,} bytes, but ids of two bytes each are an even number of "
+        "them, and not none: it is cut off, or no token file of nanoGPT",
+    )
+    own = path.with_name("meta.pkl")
+    require(
+        not own.exists(),
+        f"{path} has a vocabulary of its own in {own}, a pickle, which is not read: "
+        "prepare its text with `tinygpt data prepare`",
+    )
+    highest = _highest(path, dtype, 0)
+    require(
+        highest < tokenizer.vocab_size,
+        f"{path} holds the token id {highest:,}, and {tokenizer.name} has "
+        f"{tokenizer.vocab_size:,} entries: choose the --tokenizer that it was made "
+        "with",
+    )
+    return np.memmap(path, dtype, "r")
+
+
+def _highest(path: Path, dtype: np.dtype, begin: int) -> int:
+    """The highest id from this byte on, read in blocks that leave memory at once."""
     highest = 0
     with path.open("rb") as file:
-        file.seek(HEAD)
+        file.seek(begin)
         while len(block := np.fromfile(file, dtype, BLOCK)):
             highest = max(highest, int(block.max()))
     return highest
@@ -182,7 +215,10 @@ def prepare_tokens(
             or is being written by another process.
     """
     if out.suffix != SUFFIX:
-        raise UserError(f"a token file is called NAME{SUFFIX}, not {out.name!r}")
+        raise UserError(
+            f"a token file is called NAME{SUFFIX} (or train{HEADERLESS} for nanoGPT), "
+            f"not {out.name!r}"
+        )
     require_splittable(tokenizer)
     # `write_atomically` would discard the part if it fails; this one is resumed.
     part = out.with_name(f".{out.name}.part")

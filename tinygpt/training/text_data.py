@@ -20,14 +20,15 @@ from tinygpt.model.gpt import GPT
 from tinygpt.text.bpe import END_OF_TEXT
 from tinygpt.text.bpe_training import learn_vocabulary
 from tinygpt.text.dataset import (
+    MOST_VALIDATION,
     Tokens,
     require_long_enough,
     split_at_document,
     whole_split,
 )
 from tinygpt.text.documents import encode_documents, split_text
-from tinygpt.text.joined_tokens import find_tokens, open_joined
-from tinygpt.text.token_file import read_head
+from tinygpt.text.joined_tokens import find_tokens, open_joined, val_beside
+from tinygpt.text.token_file import HEADERLESS, open_tokens, read_head
 from tinygpt.text.tokenizer import TOKENIZER_NAMES, Tokenizer, get_tokenizer
 from tinygpt.training.evaluation import Evaluation, baselines, evaluate, longest_copy
 
@@ -38,7 +39,8 @@ class TextData:
     """A text as token ids, the first 90 % to train on, the rest to validate.
 
     A text is split between two documents, a text in one piece between two characters
-    (see `split_text`, and `split_at_document` for token files).
+    (see `split_text`, and `split_at_document` for token files). nanoGPT's val.bin
+    validates what its train.bin trains.
     """
 
     def __init__(self, name: str, tokenizer: Tokenizer, context_length: int) -> None:
@@ -54,8 +56,13 @@ class TextData:
         self.train: Tokens
         if paths := find_tokens(name):
             ids = open_joined(paths, tokenizer)
-            cut = split_at_document(ids, context_length, tokenizer.end_of_text)
-            self.train, self.val = ids[:cut], _in_memory(ids[cut:])
+            if val_path := val_beside(paths):
+                held_out = open_tokens(val_path, tokenizer)[:MOST_VALIDATION]
+                self.train, self.val = ids, _in_memory(held_out)
+                require_long_enough(len(self.train), len(self.val), context_length)
+            else:
+                cut = split_at_document(ids, context_length, tokenizer.end_of_text)
+                self.train, self.val = ids[:cut], _in_memory(ids[cut:])
         else:
             train, val = split_text(name)
             # A text in one piece has no ends to mark.
@@ -141,6 +148,11 @@ def tokenizer_for(name: str, data: str) -> Tokenizer:
     if name != "auto":
         return get_tokenizer(name)
     if paths := find_tokens(data):
+        require(
+            paths[0].suffix != HEADERLESS,
+            f"{paths[0]} does not say which vocabulary its ids are of: name it with "
+            "--tokenizer (nanoGPT's own files are of gpt2)",
+        )
         used = read_head(paths[0]).tokenizer
         require(
             used in TOKENIZER_NAMES,
