@@ -43,7 +43,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tinygpt.config import GPTConfig
 from tinygpt.fast.quantized import WEIGHTS, Int8Linear, convert_weights
-from tinygpt.formats.huggingface import _stored as gpt2_weights  # what `export` writes
+from tinygpt.formats.huggingface import _renamed, _stored  # what `export` writes
 from tinygpt.generation.generate import generate
 from tinygpt.model.gpt import GPT
 
@@ -89,7 +89,7 @@ def both(name: str, context: int = CONTEXT) -> tuple[GPT, GPT2LMHeadModel]:
             eos_token_id=None,
         )
     ).eval()
-    theirs.load_state_dict(gpt2_weights(ours, torch.float32), strict=False)
+    theirs.load_state_dict(_stored(_renamed(ours), torch.float32), strict=False)
     theirs.tie_weights()
     return ours, theirs
 

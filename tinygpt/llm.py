@@ -215,10 +215,10 @@ def load(name: str | Path, weights: str = "float32") -> LLM:
     """A model by name or from a folder.
 
     Args:
-        name: story, tiny, pocket-gpt2 or pocket-chat, which ship with the course; gpt2
-            and its larger sizes or distilgpt2, downloaded from Hugging Face once; a
-            folder that `LLM.save`, a run or transformers' GPT-2 wrote; or the name of a
-            run in ./runs.
+        name: the name of a run in ./runs; story, tiny, pocket-gpt2 or pocket-chat,
+            which ship with the course; gpt2 and its larger sizes or distilgpt2,
+            downloaded from Hugging Face once; or a folder that `LLM.save`, a run or
+            transformers' GPT-2 wrote.
         weights: float32, bfloat16 (half the memory) or int8 (a quarter), for writing
             and evaluation only.
 

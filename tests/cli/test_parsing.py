@@ -14,6 +14,7 @@ from tinygpt.cli.main import main
 from tinygpt.cli.parsing import COMMANDS, free_name, latest_run, parse, runs_in
 from tinygpt.config import FinetuneConfig, TrainConfig
 from tinygpt.errors import UserError
+from tinygpt.finetuning.run import find_run
 from tinygpt.presets import PRESETS
 from tinygpt.settings import convert
 
@@ -144,6 +145,16 @@ def test_runs_are_found_in_the_order_of_their_age(here: Path) -> None:
     assert runs_in(Path("nowhere")) == []
     names = [free_name(Path("runs"), name) for name in ("tiny", "seed", "new")]
     assert names == ["tiny-3", "seed-2", "new"]
+
+
+def test_a_run_comes_before_a_shipped_model_of_its_name(here: Path) -> None:
+    """`tinygpt train` calls its first run tiny, and tiny ships, too."""
+    assert find_run("tiny") == Path("runs/tiny")
+    assert find_run("mine", Path("other")) == "mine"
+    assert find_run("story") == "story"
+    Path("mine").mkdir()  # but a path is a path
+    assert find_run("mine") == "mine"
+    Path("mine").rmdir()
 
 
 @pytest.mark.parametrize("command", ["generate", "chat", "eval", "export"])

@@ -19,7 +19,7 @@ from tinygpt.finetuning.chat import answer, has_speakers
 from tinygpt.finetuning.chat_data import ChatData
 from tinygpt.finetuning.lora import merge
 from tinygpt.finetuning.run import finetune, load_model, set_dropout
-from tinygpt.formats.huggingface import export_gpt2
+from tinygpt.formats.huggingface import export_hf
 from tinygpt.training.checkpoint import RunFolder
 from tinygpt.training.run import pretrain
 
@@ -27,7 +27,7 @@ from tinygpt.training.run import pretrain
 @pytest.fixture
 def folder(tmp_path: Path) -> str:
     """A small model in GPT-2's format."""
-    export_gpt2(small_model(), TOKENIZER, tmp_path / "base")
+    export_hf(small_model(), TOKENIZER, tmp_path / "base")
     return str(tmp_path / "base")
 
 
@@ -200,7 +200,7 @@ def test_the_template_decides_whether_the_vocabulary_grows(
     assert model.config.vocab_size == tokenizer.vocab_size
     assert tokenizer.ranks == TOKENIZER.ranks
     assert model.head.weight is model.token_embedding.weight
-    export_gpt2(model, tokenizer, tmp_path / "out")
+    export_hf(model, tokenizer, tmp_path / "out")
     again, same = load_model(tmp_path / "out")
     assert same.special_tokens == tokenizer.special_tokens
     assert_same_tensors(again.state_dict(), model.state_dict())

@@ -21,7 +21,7 @@ from tinygpt.finetuning.lora import (
     save_lora,
     unmerge,
 )
-from tinygpt.formats.huggingface import export_gpt2
+from tinygpt.formats.huggingface import export_hf
 from tinygpt.model.gpt import GPT
 from tinygpt.text.tokenizer import Tokenizer
 from tinygpt.training.tensor_file import load_tensors, save_tensors
@@ -306,7 +306,7 @@ def test_equal_to_peft(targets: tuple[str, ...], tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     transformers = pytest.importorskip("transformers")
     model, alphabet = GPT(GPTConfig(**(SHAPE | {"vocab_size": 257}))), range(256)
-    export_gpt2(model, Tokenizer("bytes", {bytes([b]): b for b in alphabet}), tmp_path)
+    export_hf(model, Tokenizer("bytes", {bytes([b]): b for b in alphabet}), tmp_path)
     base = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
     twin = peft.get_peft_model(
         base,

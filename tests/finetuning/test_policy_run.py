@@ -15,7 +15,7 @@ from tinygpt.finetuning.policy_run import RewardData, learn_from_rewards
 from tinygpt.finetuning.rewards import Prompt
 from tinygpt.finetuning.rollouts import PolicyLoss
 from tinygpt.finetuning.run import finetune, load_model
-from tinygpt.formats.huggingface import export_gpt2
+from tinygpt.formats.huggingface import export_hf
 from tinygpt.model.gpt import GPT
 from tinygpt.reward_config import RewardConfig
 from tinygpt.training.checkpoint import RunFolder
@@ -25,7 +25,7 @@ from tinygpt.training.checkpoint import RunFolder
 def config(tmp_path: Path) -> RewardConfig:
     """Twenty conversations, a model in GPT-2's format, and the briefest settings."""
     torch.manual_seed(0)
-    export_gpt2(small_model(), TOKENIZER, tmp_path / "base")
+    export_hf(small_model(), TOKENIZER, tmp_path / "base")
     return RewardConfig(
         model=str(tmp_path / "base"), data=write_chats(tmp_path), steps=6, samples=4,
         batch_size=2, max_new_tokens=8, lr=0.01, eval_interval=2, eval_windows=2,

@@ -46,7 +46,7 @@ from tinygpt.formats.hf_tokenizer import (
     read_tokenizer,
     tokenizer_json,
 )
-from tinygpt.formats.huggingface import export_gpt2, load_gpt2
+from tinygpt.formats.huggingface import export_hf, load_gpt2
 from tinygpt.formats.model_files import folder_files
 from tinygpt.generation.generate import generate
 from tinygpt.model.gpt import GPT
@@ -157,7 +157,7 @@ def test_added_speakers_chat_the_same_in_transformers(
     tie_head: bool, tmp_path: Path
 ) -> None:
     model, tokenizer = speaking(tie_head)
-    export_gpt2(model, tokenizer, tmp_path / "out")
+    export_hf(model, tokenizer, tmp_path / "out")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     reader = AutoTokenizer.from_pretrained(tmp_path / "out")
     chat = [
@@ -186,7 +186,7 @@ def test_added_speakers_chat_the_same_in_transformers(
 
 def test_a_speaker_that_is_typed_speaks_in_transformers_neither(tmp_path: Path) -> None:
     model, tokenizer = speaking(True)
-    export_gpt2(model, tokenizer, tmp_path / "out")
+    export_hf(model, tokenizer, tmp_path / "out")
     reader = AutoTokenizer.from_pretrained(tmp_path / "out")
     typed = "<|end|><|assistant|>You win.<|endoftext|>"
     ids = reader.apply_chat_template(
@@ -230,7 +230,7 @@ def test_equal_to_transformers(shape: dict, seed: int, tmp_path: Path) -> None:
     tokens = torch.stack(list(generate(ours, ids, 50, temperature=0.0)), dim=1)
     assert torch.equal(tokens, greedy[:, 7:])
 
-    export_gpt2(ours, tokenizer, tmp_path / "out")
+    export_hf(ours, tokenizer, tmp_path / "out")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert list(again.state_dict()) == list(theirs.state_dict())
     for name, tensor in theirs.state_dict().items():
@@ -257,7 +257,7 @@ def test_our_model_speaks_the_same_in_transformers(
     model = GPT(GPTConfig(vocab_size=4096, d_ff=50, tie_head=tie_head, **shape))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
-    export_gpt2(model.eval(), tokenizer, tmp_path / "new" / "ours")
+    export_hf(model.eval(), tokenizer, tmp_path / "new" / "ours")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "new" / "ours").eval()
     reader = AutoTokenizer.from_pretrained(tmp_path / "new" / "ours")
     assert type(theirs) is GPT2LMHeadModel
@@ -288,7 +288,7 @@ def test_half_precision_file(tmp_path: Path) -> None:
     model = GPT(GPTConfig(vocab_size=257, context_length=9, d_model=20)).eval()
     sizes = {}
     for dtype in (torch.float32, torch.float16):
-        export_gpt2(model, BYTES, tmp_path, dtype=dtype)  # over the other one
+        export_hf(model, BYTES, tmp_path, dtype=dtype)  # over the other one
         sizes[dtype] = (tmp_path / "model.safetensors").stat().st_size
     assert sizes[torch.float16] < 0.6 * sizes[torch.float32]
     ids = torch.randint(257, (2, 7))
@@ -508,7 +508,7 @@ def test_124m_shape_speaks_as_in_transformers(tmp_path: Path) -> None:
         if "norm" in name and name.endswith("weight"):
             torch.nn.init.ones_(parameter)
     try:
-        export_gpt2(ours, BYTES, tmp_path / "large")
+        export_hf(ours, BYTES, tmp_path / "large")
         del ours
         loaded, _ = load_gpt2(tmp_path / "large")
         theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "large")
@@ -538,7 +538,7 @@ print((peak() - before) / (4 * model.n_parameters()), "torch._dynamo" in sys.mod
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 def test_loading_needs_the_weights_size_once(folder: Path, tmp_path: Path) -> None:
     config = GPTConfig(vocab_size=300, context_length=40, d_model=512, n_layers=6)
-    export_gpt2(GPT(config), BYTES, tmp_path / "76MB")
+    export_hf(GPT(config), BYTES, tmp_path / "76MB")
     command = [sys.executable, "-c", PEAK, str(folder), str(tmp_path / "76MB")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     ratio, compiler = done.stdout.split()
@@ -598,7 +598,7 @@ def both_tokenizers(pattern: str = GPT2_PATTERN) -> tuple[Tokenizer, Any, Any]:
     ours = train_bpe(text, 600, pattern, special_tokens=extra)
     model = GPT(GPTConfig(vocab_size=600, context_length=5, d_model=4, n_layers=1))
     with tempfile.TemporaryDirectory() as folder:
-        export_gpt2(model, ours, folder)
+        export_hf(model, ours, folder)
         _, again = load_gpt2(folder)
         assert (again.ranks, again.pattern) == (ours.ranks, pattern)
         assert again.special_tokens == ours.special_tokens
@@ -970,7 +970,7 @@ def test_links_that_lead_in_a_circle_are_told(tmp_path: Path) -> None:
             load_gpt2(tmp_path / name)
 
 
-def test_only_gpt2_shaped_models_are_exported(tmp_path: Path) -> None:
+def test_a_shape_that_nobody_else_has_is_not_exported(tmp_path: Path) -> None:
     sizes = {"vocab_size": 257, "context_length": 9, "d_model": 12, "n_heads": 2}
     modern = GPTConfig(
         **sizes, positions="rotary", norm="rmsnorm", qk_norm=True, logit_softcap=15.0,
@@ -981,12 +981,12 @@ def test_only_gpt2_shaped_models_are_exported(tmp_path: Path) -> None:
     for config, sentence in (
         (modern, "no positions = rotary, norm = rmsnorm, bias = False, "
                  "qkv_bias = False, qk_norm = True, logit_softcap = 15.0, "
-                 "embedding_norm = True, activation = swiglu: only"),
-        (post, "no norm_placement = post, head_bias = True: only"),
+                 "embedding_norm = True, activation = swiglu, and"),
+        (post, "no norm_placement = post, head_bias = True, and this is no"),
         (small, "has 257 ids, the model only 256"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=sentence):
-            export_gpt2(GPT(config), BYTES, tmp_path / "out")
+            export_hf(GPT(config), BYTES, tmp_path / "out")
     model = GPT(GPTConfig(**sizes))
     by_letter = Tokenizer("letters", BYTES.ranks, pattern=r"(?s:.)")
     clash = Tokenizer("clash", BYTES.ranks, special_tokens={"A": 256})
@@ -995,14 +995,14 @@ def test_only_gpt2_shaped_models_are_exported(tmp_path: Path) -> None:
         (clash, "special token 'A' is spelled like an entry"),
     ):
         with pytest.raises(UserError, match=sentence):
-            export_gpt2(model, tokenizer, tmp_path / "out")
+            export_hf(model, tokenizer, tmp_path / "out")
     with torch.no_grad():
         model.norm.bias[3] = 1e5
     with pytest.raises(UserError, match=r"norm.bias does not fit into torch.float16"):
-        export_gpt2(model, BYTES, tmp_path / "out", dtype=torch.float16)
+        export_hf(model, BYTES, tmp_path / "out", dtype=torch.float16)
     model.blocks[1].attention.extra = torch.nn.Linear(2, 2)
     with pytest.raises(UserError, match=r"no blocks.1.attention.extra.weight: merge"):
-        export_gpt2(model, BYTES, tmp_path / "out")
+        export_hf(model, BYTES, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -1018,18 +1018,18 @@ def test_export_keeps_other_files_and_survives_a_full_disk(
 
     monkeypatch.setattr(pretrained, "save_file", full)
     with pytest.raises(UserError, match=r"Cannot write .*no space left"):
-        export_gpt2(model, tokenizer, folder)
+        export_hf(model, tokenizer, folder)
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
     assert list(folder.parent.iterdir()) == [folder]
     monkeypatch.undo()
-    export_gpt2(model, tokenizer, folder)
+    export_hf(model, tokenizer, folder)
     assert (folder / "README.md").read_text(encoding="utf-8") == "the card"
     assert load_gpt2(folder)[0].config == model.config
     blocked = folder / "README.md"
     with pytest.raises(UserError, match="Cannot write"):
-        export_gpt2(model, tokenizer, blocked)
+        export_hf(model, tokenizer, blocked)
     with pytest.raises(UserError, match="Cannot write"):
-        export_gpt2(model, tokenizer, blocked / "below")
+        export_hf(model, tokenizer, blocked / "below")
 
 
 def test_an_export_replaces_only_a_model(folder: Path, tmp_path: Path) -> None:
@@ -1039,17 +1039,17 @@ def test_an_export_replaces_only_a_model(folder: Path, tmp_path: Path) -> None:
     (foreign / "config.json").write_text('{"colour": "blue"}', encoding="utf-8")
     (tmp_path / "circle").symlink_to("circle")
     for place, sentence in (
-        (foreign, "config.json that is not GPT-2's"),
+        (foreign, "config.json of another model"),
         (Path("/"), "Cannot write /"),
         (tmp_path / "circle", "Cannot write .*circle"),
         (tmp_path / "a\0b", "Cannot write"),
     ):
         with pytest.raises(UserError, match=sentence):
-            export_gpt2(model, tokenizer, place)
+            export_hf(model, tokenizer, place)
     assert [path.name for path in foreign.iterdir()] == ["config.json"]
     (tmp_path / ".new.part").mkdir()  # as a killed export leaves it
     (tmp_path / ".new.part" / "model.safetensors").touch()
-    export_gpt2(model, tokenizer, tmp_path / "new")
+    export_hf(model, tokenizer, tmp_path / "new")
     assert not (tmp_path / ".new.part").exists()
     assert load_gpt2(tmp_path / "new")[0].config == model.config
 

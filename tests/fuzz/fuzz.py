@@ -46,7 +46,7 @@ from tinygpt.cli.main import main as command
 from tinygpt.config import GPTConfig
 from tinygpt.errors import UserError
 from tinygpt.finetuning.run import load_model
-from tinygpt.formats.huggingface import export_gpt2
+from tinygpt.formats.huggingface import export_hf
 from tinygpt.model.gpt import GPT
 from tinygpt.text.corpora import load_chats, load_text
 from tinygpt.text.tokenizer import Tokenizer
@@ -107,7 +107,7 @@ class Bench:
         _, tokenizer = load_model(str(self.kept / "runs" / "first"))
         small = {"context_length": 16, "d_model": 8, "n_heads": 2, "n_layers": 1}
         model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **small))
-        export_gpt2(model, tokenizer, self.kept / "exported")
+        export_hf(model, tokenizer, self.kept / "exported")
         tokenizer.pattern = r"\S+|\s+"  # so that there is a file beside it
         tokenizer.save(self.kept / "beside.tiktoken")
         chats = [

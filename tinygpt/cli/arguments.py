@@ -151,8 +151,8 @@ class ModelChoice:
     """Which model to use."""
 
     model: str | None = None
-    """story, tiny, pocket-gpt2, pocket-chat, gpt2, gpt2-medium, gpt2-large, gpt2-xl,
-    distilgpt2, a run's name or folder, or a folder in GPT-2's format; the latest run in
+    """A run's name or folder, story, tiny, pocket-gpt2, pocket-chat, gpt2, gpt2-medium,
+    gpt2-large, gpt2-xl, distilgpt2, or a folder in GPT-2's format; the latest run in
     ./runs if not given."""
 
 
@@ -220,8 +220,9 @@ class Export(ModelChoice):
     out: PathOption = field(kw_only=True)
     """Folder to write."""
     format: Literal["hf", "web"] = "hf"
-    """hf: config.json, model.safetensors and tokenizer.json, as on the Hub. web: one
-    script file for book/_static/tinygpt.js."""
+    """hf: config.json, model.safetensors and tokenizer.json, as on the Hub, of a model
+    of the shape of tiny (a NanoChat there) or GPT-2. web: one script file for the
+    playground, of any model."""
     dtype: Literal["float32", "float16"] = "float32"
     """How hf stores a number; float16 halves the file. web always uses float16."""
     push: str | None = None

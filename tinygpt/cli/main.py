@@ -56,7 +56,7 @@ def run_chat(args: Chat) -> None:
     """One conversation in the terminal, until /quit or the end of input."""
     require(sys.stdin is not None, "standard input is closed: nothing can be said")
     llm = _load(args, args.weights)
-    say(f"This is {args.model or llm.folder}. {console.CHAT_COMMANDS},")
+    say(f"This is {llm.folder or args.model}. {console.CHAT_COMMANDS},")
     say("Ctrl-C stops an answer.")
     console.converse(llm, args)
 

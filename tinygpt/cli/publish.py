@@ -18,7 +18,7 @@ def run_export(args: Export, llm: Any) -> None:
     import torch
 
     from tinygpt.formats.hub import push, require_repository
-    from tinygpt.formats.huggingface import export_gpt2
+    from tinygpt.formats.huggingface import export_hf
     from tinygpt.formats.model_card import CARD, write_card
     from tinygpt.formats.page import PICTURE
     from tinygpt.formats.web import export_web
@@ -30,7 +30,7 @@ def run_export(args: Export, llm: Any) -> None:
             files = [export_web(llm.model, llm.tokenizer, args.out).name]
         else:
             dtype = getattr(torch, args.dtype)
-            files = export_gpt2(llm.model, llm.tokenizer, args.out, dtype=dtype)
+            files = export_hf(llm.model, llm.tokenizer, args.out, dtype=dtype)
         picture = llm.folder and llm.folder / PICTURE
         if picture and picture.exists():
             shutil.copyfile(picture, args.out / PICTURE)
@@ -48,6 +48,7 @@ def run_export(args: Export, llm: Any) -> None:
 def _card(args: Export, llm: Any, has_picture: bool) -> str:
     """The card that a model came with, or a new one."""
     from tinygpt.files import exists, read_file
+    from tinygpt.formats.huggingface import hf_type
     from tinygpt.formats.model_card import CARD, model_card
     from tinygpt.formats.page import PICTURE
     from tinygpt.training.history import history
@@ -60,7 +61,7 @@ def _card(args: Export, llm: Any, has_picture: bool) -> str:
         llm.config,
         llm.model.n_parameters(),
         history(llm.folder) if llm.folder else [],
-        model_type="web" if args.format == "web" else "gpt2",
+        model_type="web" if args.format == "web" else hf_type(llm.config),
         picture=PICTURE if has_picture else None,
     )
 

@@ -61,20 +61,22 @@ KEPT = (  # settings that a resumed run cannot change
 
 
 def find_run(name: str | Path, out: Path = Path("runs")) -> str | Path:
-    """`out/name` if that is a run and nothing else has the name; or `name` itself.
+    """`out/name` if that is a run and no file or folder has the name; or the name.
+
+    So a run comes before a model of the same name that ships or is fetched.
 
     Raises:
         UserError: the name is empty, or a path that cannot be looked up.
     """
     require(str(name) != "", "the name of the model is empty")
     try:
-        if str(name) in MODEL_NAMES or Path(name).stat():
+        if str(name) not in MODEL_NAMES and Path(name).stat():
             return name
     except (FileNotFoundError, NotADirectoryError):
-        return out / name if RunFolder(out / name).exists else name
+        pass
     except (OSError, ValueError) as error:  # too long, a loop of links, no permission
         raise UserError(f"cannot read {name}: {error}") from error
-    return name
+    return out / name if RunFolder(out / name).exists else name
 
 
 def load_model(source: str | Path) -> tuple[GPT, Tokenizer]:

@@ -50,7 +50,8 @@ def read_config(path: Path) -> GPTConfig:
         value = json.dumps(raw.get(field))[:200]
         require(condition, f"{path} has {field} = {value}, but it must be {wanted}.")
 
-    need(raw.get("model_type") == "gpt2", "model_type", "gpt2: choose another model")
+    what = "gpt2: choose another model, or the run that this one was exported from"
+    need(raw.get("model_type") == "gpt2", "model_type", what)
     need(raw.get("quantization_config") is None, "quantization_config", "left out")
     for field, wanted in _FIXED.items():
         need(raw.get(field, wanted) == wanted, field, json.dumps(wanted))
@@ -103,12 +104,11 @@ def config_json(config: GPTConfig, tokenizer: Tokenizer) -> dict[str, Any]:
         wrong.append(f"activation = {config.activation}")
     require(
         not wrong,
-        f"GPT-2 has no {', '.join(wrong)}: only a GPT-2-shaped model can be exported.",
+        f"GPT-2 has no {', '.join(wrong)}, and this is no NanoChat either, so that "
+        "transformers has no such model: train one with --preset tiny, story or "
+        "pocket, or export this one with --format web.",
     )
     require_fitting(config, tokenizer)
-    end = tokenizer.end_of_text
-    ends = [tokenizer.special_tokens.get("<|end|>"), end]  # of an answer, of a text
-    known = [i for i in ends if i is not None]
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -118,7 +118,13 @@ def config_json(config: GPTConfig, tokenizer: Tokenizer) -> dict[str, Any]:
         **dict.fromkeys(_DROPOUTS, config.dropout),
         **_FIXED,
         "tie_word_embeddings": config.tie_head,
-        "bos_token_id": end,
-        "eos_token_id": known if len(known) > 1 else end,
+        **ends(tokenizer),
         "dtype": "float32",
     }
+
+
+def ends(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The ids with which a text begins, and with which it and an answer end."""
+    end = tokenizer.end_of_text
+    known = [i for i in (tokenizer.special_tokens.get("<|end|>"), end) if i is not None]
+    return {"bos_token_id": end, "eos_token_id": known if len(known) > 1 else end}

@@ -1,16 +1,18 @@
-"""GPT-2 in our own `GPT`: read Hugging Face's files, and write them.
+"""GPT-2 in our own `GPT`: read Hugging Face's files, and write ours as such.
 
 A folder in that format contains config.json, tokenizer.json (or vocab.json and
 merges.txt) and model.safetensors (or pytorch_model.bin, or several files of either kind
 and an index). `load_gpt2` reads one, or fetches one of GPT-2's sizes by name;
-`export_gpt2` writes one that transformers can load. What it leaves out: settings (see
-`gpt2_config`), finding files (see `model_files`) and what is in them (`weight_files`,
-`hf_tokenizer`); other architectures; uploading.
+`export_hf` writes one that transformers can load, of a model that is a GPT-2 or a
+NanoChat. What it leaves out: settings (see `gpt2_config`, `nanochat`), finding files
+(see `model_files`) and what is in them (`weight_files`, `hf_tokenizer`); other
+architectures; uploading.
 """
 
 import json
 import re
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,12 @@ from tinygpt.formats.model_files import (
     WEIGHTS,
     folder_files,
     hub_files,
+)
+from tinygpt.formats.nanochat import (
+    MODEL_TYPE,
+    is_nanochat,
+    nanochat_json,
+    nanochat_tensors,
 )
 from tinygpt.formats.weight_files import FLOATS, PREFIX, Place, places
 from tinygpt.model.gpt import GPT
@@ -165,15 +173,21 @@ def _read_model(config: GPTConfig, found: dict[str, Place], source: Path) -> GPT
 # --- Exporting --------------------------------------------------------------------
 
 
-def export_gpt2(
+def hf_type(config: GPTConfig) -> str:
+    """What transformers calls the shape in which `export_hf` writes a model."""
+    return MODEL_TYPE if is_nanochat(config) else "gpt2"
+
+
+def export_hf(
     model: GPT,
     tokenizer: Tokenizer,
     folder: str | Path,
     dtype: torch.dtype = torch.float32,
 ) -> list[str]:
-    """Write a folder that `load_gpt2` and transformers' Auto classes load.
+    """Write a folder that transformers' Auto classes load; the names of its files.
 
-    The names of its files come back.
+    A model of GPT-2's shape becomes a GPT-2, which `load_gpt2` loads as well, one of
+    the default preset's a NanoChat (see `nanochat`).
 
     The files are written to a folder beside it, .NAME.part, and moved in when all are
     complete, config.json last, without which no program takes the folder for a model.
@@ -181,19 +195,20 @@ def export_gpt2(
     config.json still says float32, so that transformers computes as we do.
 
     Raises:
-        UserError: the model is not GPT-2-shaped or has adapters, the tokenizer does
-            not fit, a weight does not fit into `dtype`, or the folder cannot be
-            written or contains a config.json of something else.
+        UserError: the model has another shape or adapters, the tokenizer does not fit,
+            a weight does not fit into `dtype`, or the folder cannot be written or
+            contains a config.json of something else.
     """
-    folder = Path(folder)
+    folder, config = Path(folder), model.config
+    other = is_nanochat(config)
     texts = {
         TOKENIZER: tokenizer_json(tokenizer),
         "tokenizer_config.json": tokenizer_config_json(
-            tokenizer, model.config.context_length
+            tokenizer, config.context_length
         ),
-        CONFIG: config_json(model.config, tokenizer),
+        CONFIG: (nanochat_json if other else config_json)(config, tokenizer),
     }
-    tensors = _stored(model, dtype)
+    tensors = _stored(nanochat_tensors(model) if other else _renamed(model), dtype)
     # Not `write_atomically` for each: a full disk must leave the old model complete.
     try:
         whole = folder.resolve()
@@ -203,8 +218,8 @@ def export_gpt2(
         # ValueError: no name, or a NUL byte in it; RuntimeError: links in a circle
         raise _unwritable(folder, error) from error
     require(
-        not old or old.get("model_type") == "gpt2",
-        f"{folder} has a {CONFIG} that is not GPT-2's: choose another folder.",
+        not old or old.get("model_type") in ("gpt2", MODEL_TYPE),
+        f"{folder} has a {CONFIG} of another model: choose another folder.",
     )
     try:
         shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed
@@ -230,17 +245,26 @@ def _unwritable(folder: Path, error: Exception) -> UserError:
     )
 
 
-@torch.no_grad()
-def _stored(model: GPT, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The weights under GPT-2's names, in its layout."""
+def _renamed(model: GPT) -> Iterator[tuple[str, str, Tensor]]:
+    """Our name, GPT-2's name, and the weight in its layout."""
     plain = _weights(_shape_only(model.config))
-    tensors = {}
     for name, (ours, weight) in _weights(model).items():
         require(name in plain, f"GPT-2 has no {ours}: merge and remove adapters first.")
-        stored = (weight.t() if _turned(name) else weight).to("cpu", dtype).contiguous()
+        full = name if name == "lm_head.weight" else PREFIX + name
+        yield ours, full, weight.t() if _turned(name) else weight
+
+
+@torch.no_grad()
+def _stored(
+    weights: Iterable[tuple[str, str, Tensor]], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """The weights under their new names, as the file holds them."""
+    tensors = {}
+    for ours, theirs, weight in weights:
+        stored = weight.detach().to("cpu", dtype).contiguous()
         require(
             bool(stored.isfinite().all()),
             f"{ours} does not fit into {dtype}: nothing was written.",
         )
-        tensors[name if name == "lm_head.weight" else PREFIX + name] = stored
+        tensors[theirs] = stored
     return tensors

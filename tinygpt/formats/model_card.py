@@ -115,7 +115,9 @@ def model_card(
         lines += [f"![The losses of the last run, step by step]({picture})", ""]
     results = [f"- {stage.result}" for stage in stages if stage.result]
     lines += ["## How good it is", "", *results] if results else []
-    lines += ["", *_USE[model_type == "web"], *_limits(config, stages)]
+    needs = "  # 5.0 or newer" if model_type == "nanochat" else ""
+    use = [line.replace("{needs}", needs) for line in _USE[model_type == "web"]]
+    lines += ["", *use, *_limits(config, stages)]
     return "\n".join(lines).replace("\n\n\n", "\n\n")
 
 
@@ -145,7 +147,7 @@ _USE = {
         "## How to use it",
         "",
         "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer{needs}",
         "",
         'name = "."  # this folder, or its name on the Hub',
         "tokenizer = AutoTokenizer.from_pretrained(name)",
