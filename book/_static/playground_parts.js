@@ -23,7 +23,7 @@
 
   /** A token's text with everything visible that would not show, or would turn the line. */
   function visible(text) {
-    const names = { "\n": "⏎", "\t": "⇥", " ": "·", "\x7f": "␡" };
+    const names = { "\n": "⏎", "\t": "⇥", " ": "␣", "\x7f": "␡" };
     return text.replace(/[\0- \x7f]|[\p{Cf}\p{Zl}\p{Zp}\x80-\x9f\xa0]/gu, (sign) => {
       const code = sign.codePointAt(0);
       if (names[sign]) return names[sign];

@@ -27,7 +27,7 @@
   const caption = (words) => make("p", { class: "caption" }, words);
   const whole = (n) => Math.round(n).toLocaleString("en");
   const percent = (share) => (share >= 0.0005 ? `${(100 * share).toFixed(1)} %` : "< 0.1 %");
-  const quoted = (text) => `“${text.replaceAll("\n", "⏎").replace(/^ /, "·")}”`;
+  const quoted = (text) => `“${text.replaceAll("\n", "⏎").replace(/^ /, "␣")}”`;
   const clock = (seconds) => {
     const left = Math.max(0, Math.ceil(seconds));
     return `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}`;
