@@ -5,10 +5,12 @@
 
 shows both sources as they stand in tinygpt/ and in book/_static/tinygpt.js, side by
 side where there is room. Several names on a side stand one below the other; a method is
-named with its class. What it leaves out: JavaScript that is not indented by two spaces
-per level, as tinygpt.js is; such a name is not found, and the build says so.
+named with its class. Python is shown in brief, without what only a user of the package
+needs. What it leaves out: JavaScript that is not indented by two spaces per level, as
+tinygpt.js is; such a name is not found, and the build says so.
 """
 
+import ast
 import re
 from pathlib import Path
 from textwrap import dedent
@@ -44,7 +46,29 @@ def javascript_source(name: str) -> str:
     return dedent("\n".join(lines[first:last]))
 
 
-LANGUAGES = (("Python", python_source), ("JavaScript", javascript_source))
+def brief(source: str) -> str:
+    """Python without checks of arguments; of docstrings, only the first paragraph."""
+    lines: list[str | None] = list(source.splitlines())
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Expr):
+            continue
+        first, last, value = node.lineno - 1, node.end_lineno, node.value
+        if isinstance(value, ast.Call) and REQUIRES.match(ast.unparse(value.func)):
+            lines[first:last] = [None] * len(lines[first:last])
+        elif isinstance(value, ast.Constant) and "" in (docstring := lines[first:last]):
+            end = first + docstring.index("")
+            lines[end - 1] = f'{lines[end - 1]}"""'
+            lines[end:last] = [None] * len(lines[end:last])
+    return "\n".join(line for line in lines if line is not None)
+
+
+def brief_python(name: str) -> str:
+    """What `python_source` gives, in brief."""
+    return brief(python_source(name))
+
+
+REQUIRES = re.compile(r"(\w+\.)*_?(require|check)")
+LANGUAGES = (("Python", brief_python), ("JavaScript", javascript_source))
 
 
 class TwoLanguages(SphinxDirective):

@@ -499,6 +499,34 @@ def test_every_function_shown_exists_in_both_languages() -> None:
     assert order == sorted(order), "the page, the script and this list go the same way"
 
 
+def test_python_is_shown_without_what_only_a_user_of_the_package_needs() -> None:
+    pytest.importorskip("sphinx", reason="the packages that build the site")
+    tool = load_tool("two_languages")
+    source = '''def f(x: int) -> int:
+    """Half of it.
+
+    Raises:
+        ValueError: it is odd.
+    """
+    require(
+        x % 2 == 0,
+        "odd",
+    )
+    self.require_room(x)
+    half = x // 2
+
+    return half'''
+    assert (
+        tool.brief(source)
+        == '''def f(x: int) -> int:
+    """Half of it."""
+    half = x // 2
+
+    return half'''
+    )
+    assert tool.brief(tool.brief(source)) == tool.brief(source)
+
+
 @pytest.mark.parametrize(
     "name", ["model", "model.block", "model.block.Nothing", "nothing.at_all"]
 )

@@ -53,7 +53,7 @@ def cross_entropy_backward(
     """Gradient of the logits, where the loss is the mean surprise at the targets.
 
     Softmax and logarithm together: what was predicted minus what came. A target of
-    `IGNORE_INDEX` counts nothing.
+    `IGNORE_INDEX` does not count.
     """
     counts = targets != IGNORE_INDEX
     came = F.one_hot(targets.where(counts, 0), logits.size(-1))
@@ -164,9 +164,9 @@ def block_backward(
         return dx
 
     # y = middle + feed_forward(norm2(middle)): the gradient goes both ways, and adds.
-    bent = gelu_tanh(kept.hidden)
-    dbent = through("feed_forward.output", linear_backward, dy, bent)
-    dhidden = gelu_backward(dbent, kept.hidden)
+    active = gelu_tanh(kept.hidden)
+    dactive = through("feed_forward.output", linear_backward, dy, active)
+    dhidden = gelu_backward(dactive, kept.hidden)
     dnormed = through("feed_forward.input", linear_backward, dhidden, kept.normed2)
     dmiddle = dy + through("norm2", layer_norm_backward, dnormed, kept.middle)
 
