@@ -1,7 +1,7 @@
-"""What the prose of a chapter quotes: numbers of its run or of a benchmark, and code.
+r"""What the prose of a chapter quotes: numbers of its run or of a benchmark, and code.
 
 All stand in the text itself, between comments that no reader sees, so that a notebook
-reads the same in JupyterLab, on GitHub and on the site:
+reads the same in JupyterLab, on GitHub and on the site (a table needs \| for the |):
 
     Its weight is <!-- n:weight -->0.77<!-- / -->.
     Chapter 02 came to <!-- n:02_embeddings/embeddings_end -->1.65<!-- / -->.

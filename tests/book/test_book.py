@@ -158,6 +158,7 @@ def markup(text: str) -> list[str]:
     """What only MyST would understand, and comments that would hide a line."""
     text = re.sub(r"^```python\n.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
     left = r"(?<!`)\{[\w:+-]+\}`[^`\n]+`|^:::|^```+\{|^\([\w-]+\)=|^%|^\+\+\+"
+    left += r"|^\|.*<!--[^>\n]*[^\\]\|"  # in a table, a bare bar begins the next cell
     return re.findall(left + r"|^[-*\d. ]*<!-- [nm]:", text, re.MULTILINE)
 
 
@@ -174,6 +175,7 @@ def markup(text: str) -> list[str]:
         "+++",
         "<!-- n:weight -->0.77<!-- / --> begins a line",
         "- <!-- m:growth/b -->0.77<!-- / --> begins an entry",
+        "| loss | <!-- m:growth/b|.2f -->0.77<!-- / --> |",
     ],
 )
 def test_what_only_myst_understands_is_found(text: str) -> None:
@@ -183,6 +185,8 @@ def test_what_only_myst_understands_is_found(text: str) -> None:
 def test_code_and_numbers_within_a_line_are_plain() -> None:
     assert not markup("`{term}` and `f'{x}'`: <!-- n:weight -->0.77<!-- / -->, $x_{t}$")
     assert not markup("```python\n% timeit\n+++\n```")
+    assert not markup("| loss | <!-- m:growth/b\\|.2f -->0.77<!-- / --> |")
+    assert not markup("Its loss <!-- m:growth/b|.2f -->0.77<!-- / --> fell.")
 
 
 @each_chapter
