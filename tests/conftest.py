@@ -1,7 +1,8 @@
 """What all tests share: checked tensor shapes, a browser, a fixed seed, their order.
 
-The import hook makes beartype check every jaxtyping annotation in `tinygpt`, so a
-tensor of the wrong shape fails the test in which it first appears.
+The import hook makes beartype check the jaxtyping annotations of what computes with
+tensors, so one of the wrong shape fails the test in which it first appears. What runs
+once a token or once a word is left out: the checks would take longer than the tests.
 """
 
 import base64
@@ -19,7 +20,9 @@ from typing import Any
 
 from jaxtyping import install_import_hook
 
-hook = install_import_hook("tinygpt", "beartype.beartype")
+CHECKED = ["model", "training", "fast.linear_cross_entropy", "finetuning.policy"]
+CHECKED += [f"finetuning.{name}" for name in ("chat_data", "lora", "rollouts")]
+hook = install_import_hook([f"tinygpt.{name}" for name in CHECKED], "beartype.beartype")
 
 import pytest  # noqa: E402
 import tiktoken  # noqa: E402

@@ -4,6 +4,7 @@ What it leaves out: the model that chats, and the one in another shape (`test_mo
 """
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,19 +30,28 @@ def card(name: str) -> str:
     return (DATA / name / "README.md").read_text(encoding="utf-8")
 
 
+@cache
+def text_and_baselines(chosen: str) -> tuple[TextData, list[float]]:
+    """A text in the course's tokens, and what predicts it without a network."""
+    text = TextData(chosen, get_tokenizer("course-4k"), 128)
+    simple = text.baselines()
+    counted = bits_by_counting(text)
+    return text, [simple["unigram"], simple["bigram"], counted, simple["xz"]]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_it_reaches_the_bits_per_byte_on_its_card(name: str) -> None:
+    """On a sample of 200 windows, which tells 0.005 more or less."""
     found = re.findall(r"^bits_per_byte: ([\d.]+)$", card(name), re.MULTILINE)
-    model, tokenizer = load_gpt2(name)
+    model, _ = load_gpt2(name)
     for chosen in TEXTS[name]:
-        text = TextData(chosen, tokenizer, model.config.context_length)
-        reached = text.evaluate(model).bits_per_byte
+        text, simple = text_and_baselines(chosen)
+        assert text.context_length == model.config.context_length
+        reached = text.evaluate(model, 200).bits_per_byte
         (row,) = re.findall(rf"^\| {chosen} \| (.+) \|$", card(name), re.MULTILINE)
         stated, *others = map(float, row.split(" | "))
-        assert reached == pytest.approx(stated, abs=2e-3)
-        simple = text.baselines()
-        expected = [simple["unigram"], simple["bigram"], bits_by_counting(text)]
-        assert others == [float(f"{bits:.2f}") for bits in [*expected, simple["xz"]]]
+        assert reached == pytest.approx(stated, abs=5e-3)
+        assert others == [float(f"{bits:.2f}") for bits in simple]
         assert reached < min(others)
     assert float(found[0]) == stated  # the last text's
 

@@ -7,6 +7,7 @@ the facts in prose (see the page on the data); the checks that use them (see `re
 
 import json
 from dataclasses import dataclass
+from functools import cache
 
 import regex
 
@@ -41,13 +42,18 @@ class Fact:
 
     def contradicted_by(self, clause: str) -> bool:
         """Whether a claim in the clause differs from the fact."""
-        for found in regex.finditer(self.claim, clause, regex.IGNORECASE):
+        for found in _pattern(self.claim).finditer(clause):
             if self.right is None:
                 if not DENIED.search(clause):
                     return True
-            elif not regex.fullmatch(self.right, found[1], regex.IGNORECASE):
+            elif not _pattern(self.right).fullmatch(found[1]):
                 return True
         return False
+
+
+@cache
+def _pattern(written: str) -> regex.Pattern[str]:
+    return regex.compile(written, regex.IGNORECASE)
 
 
 _SEVEN = r"(?:7|seven) (?:working|business) days"
