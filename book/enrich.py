@@ -5,7 +5,8 @@
 - A link to a file of tinygpt leads to the reference of what its text names.
 - A chapter opens with the way through the course, its own station marked.
 - A quote that begins in bold, `> **Careful.** ...`, is a box; a heading `Exercise ...`
-  opens a card; a paragraph in italics that begins with `Figure:` is a caption.
+  or `Make it yours ...` opens a card; a paragraph in italics that begins with `Figure:`
+  is a caption.
 
 Numbers, code, solutions and answers need nothing: they are Markdown already (see
 `quoted`). What it leaves out: the pages of the reference, whose text is docstrings.
@@ -202,7 +203,7 @@ class Cards(SphinxTransform):
                 box += quote.children
                 quote.parent.replace(quote, box)
         for section in self.document.findall(nodes.section):
-            if section[0].astext().startswith("Exercise "):
+            if section[0].astext().startswith(("Exercise ", "Make it yours")):
                 section["classes"].append("exercise")
         for paragraph in self.document.findall(nodes.paragraph):
             only = paragraph[0] if len(paragraph) == 1 else None

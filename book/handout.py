@@ -23,7 +23,8 @@ from offered import link_offers
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "book" / "_build" / "html"
 ANSWER = re.compile(
-    r"\n*<details>\s*<summary>(?:Solution|Answer)\b.*?</details>\n*", re.DOTALL
+    r"\n*<details>\s*<summary>(?:Solution|One solution|Answer)\b.*?</details>\n*",
+    re.DOTALL,
 )
 CODE_LINK = re.compile(r"\[([^][]*)\]\(\.\./tinygpt/[^)]*\)")  # the package has it
 MOMENT = (2026, 1, 1, 0, 0, 0)  # the same bytes for the same chapters, at any time
