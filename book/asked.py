@@ -243,7 +243,7 @@ def _output(cell: nodes.Node) -> nodes.Element | None:
 
 
 def add_scripts(app: Any, name: str, template: str, context: Any, tree: Any) -> None:
-    """On a page that asks, the scripts for it."""
+    """On a page that asks, the scripts for it; `door.js` fetches the rest later."""
     if tree is None:
         return
     raws = "".join(raw.astext() for raw in tree.findall(nodes.raw))

@@ -218,20 +218,12 @@ class Puzzles(SphinxTransform):
             opening = comment.next_node(nodes.raw, siblings=True, descend=False)
             text = opening.astext()
             assert text.startswith("<details>"), text
-            new = text.replace(
-                "<details>", f'<details class="tinygpt-puzzle" data-puzzle="{data}">', 1
-            )
+            told = f'class="tinygpt-puzzle" data-script="puzzles" data-puzzle="{data}"'
+            new = text.replace("<details>", f"<details {told}>", 1)
             opening.parent.replace(opening, nodes.raw("", new, format="html"))
-
-
-def add_script(app: Any, page: str, template: str, context: Any, doctree: Any) -> None:
-    """Only pages with a puzzle load the script."""
-    if 'class="tinygpt-puzzle"' in context.get("body", ""):
-        app.add_js_file("puzzles.js", defer="defer")
 
 
 def setup(app: Any) -> dict[str, bool]:
     """Register with Sphinx."""
     app.add_transform(Puzzles)
-    app.connect("html-page-context", add_script)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

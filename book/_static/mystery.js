@@ -1,7 +1,7 @@
 /* Mystery runs: choose what is wrong with a run. book/mystery.py has put beside each run
    what is right and what to say to each wrong diagnosis; the fold below it explains. */
 "use strict";
-document.addEventListener("DOMContentLoaded", () => {
+(() => {
   const boxes = [...document.querySelectorAll(".tinygpt-mystery")];
   const named = new Set();
 
@@ -40,4 +40,4 @@ document.addEventListener("DOMContentLoaded", () => {
     });
     box.append(label, button, said);
   }
-});
+})();

@@ -196,11 +196,9 @@
     fold.classList.add("live");
   }
 
-  document.addEventListener("DOMContentLoaded", () => {
-    for (const fold of document.querySelectorAll(".tinygpt-puzzle")) {
-      const start = () => { if (fold.open && !fold.matches(".live")) play(fold); };
-      fold.addEventListener("toggle", start);
-      start();
-    }
-  });
+  for (const fold of document.querySelectorAll(".tinygpt-puzzle")) {
+    const start = () => { if (fold.open && !fold.matches(".live")) play(fold); };
+    fold.addEventListener("toggle", start);
+    start();
+  }
 })();

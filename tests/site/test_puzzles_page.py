@@ -224,7 +224,8 @@ def test_the_site_has_them_where_the_notebook_has_them(
         here = re.findall(r"<!-- puzzle:(\S+) -->", str(nbformat.read(path, 4).cells))
         text = (site / "chapters" / f"{path.stem}.html").read_text(encoding="utf-8")
         assert text.count('class="tinygpt-puzzle"') == len(here)
-        assert text.count("puzzles.js") == bool(here)
+        assert text.count('data-script="puzzles"') == len(here)
+        assert "puzzles.js" not in text  # it comes when a puzzle comes near
 
     context = browser.new_context(viewport={"width": 360, "height": 900})
     page = context.new_page()
@@ -235,6 +236,7 @@ def test_the_site_has_them_where_the_notebook_has_them(
     for fold in page.locator(".tinygpt-puzzle").all():
         assert fold.locator("pre").count() == 1  # what paper and notebook show
         fold.locator("summary").click()
+        fold.locator(".puzzle").wait_for()
         assert not fold.locator("pre").is_visible()
         for number in range(fold.locator("li").count()):
             line(fold, number).locator(".take").click()
