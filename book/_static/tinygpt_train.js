@@ -295,8 +295,9 @@
     }
     check(!text.includes("\0"), "This is no text, for it has a zero byte: give a text file.");
     check(strip(text) !== "", "The text is only white space: give one with words in it.");
-    check(bytes.length >= SMALLEST, `The text has ${bytes.length.toLocaleString("en")} bytes, ` +
-      "and a model needs at least 20,000 to learn from: give a longer one.");
+    const size = `${bytes.length.toLocaleString("en")} byte${bytes.length === 1 ? "" : "s"}`;
+    check(bytes.length >= SMALLEST, `The text has ${size}, and a model needs at least 20,000 ` +
+      "to learn from: give a longer one.");
     return text;
   }
 
@@ -346,13 +347,14 @@
 
   /** A text as tokens to train and to validate on. Without a tokenizer one is learned. */
   function prepare(text, { vocabSize, tokenizer, progress } = {}) {
-    const [trainTexts, valTexts] = splitDocuments(documentsOf(text));
+    const documents = documentsOf(text), [trainTexts, valTexts] = splitDocuments(documents);
     const separate = trainTexts.length > 1 || valTexts.length > 1;
     const told = (what) => progress && ((share) => progress(share, what));
     tokenizer ??= learnVocabulary(trainTexts, { vocabSize, progress: told("vocabulary") });
     const train = encodeDocuments(trainTexts, tokenizer, separate, told("tokens"));
     const val = encodeDocuments(valTexts, tokenizer, separate, told("tokens"));
-    const data = { text, tokenizer, train, val, separate };
+    const isCut = !documents.includes(valTexts[0]);  // `val` begins within a document
+    const data = { text, tokenizer, train, val, separate, isCut };
     requireLongEnough(data, LADDER[0][3]);
     return { ...data, bigram: bigram(data) };
   }
@@ -438,6 +440,7 @@
   // --- training/trainer.py, training/dial.py ------------------------------------------
 
   const MOST_MEMORY = 2 ** 30;  // bytes; a phone's page gets hardly more
+  const ASLEEP = 5;  // seconds that a step may take, whatever the others took
   const INTACT = { rate: 1, noMask: false, noPositions: false, unshifted: false };
 
   /** Network and optimizer of a plan on the memory that `allocate` gives. */
@@ -510,13 +513,17 @@
       this.optimizer.step(this.steps, rate);
       this.steps += 1;
       this.tokens += ids.length;
-      const spent = this.addTime(begun);
+      const spent = this.addTime(begun, this.recent);
       this.recent = [...this.recent.slice(-19), { tokens: ids.length, seconds: spent }];
       return { loss, rate, gradientNorm, ...this.progress() };
     }
 
-    addTime(begun) {
-      const spent = (performance.now() - begun) / 1000;
+    /** Count the time since `begun`. A step many times as long as the `recent` ones has
+        slept with its computer or its tab, and counts as one of them. */
+    addTime(begun, recent = []) {
+      const usual = recent.reduce((sum, { seconds }) => sum + seconds, 0) / recent.length;
+      let spent = (performance.now() - begun) / 1000;
+      if (spent > Math.max(ASLEEP, 20 * usual)) spent = usual;
       this.seconds += spent;
       return spent;
     }
@@ -724,11 +731,15 @@
 
   // --- Looking at what was learned ----------------------------------------------------
 
-  /** The first words of the validation text, at most 16 tokens. */
-  function opening({ val, tokenizer }, most = 16) {
-    const text = tokenizer.decode(Array.from(val.subarray(0, 200))).split(END_OF_TEXT)[0];
-    const found = /\S+(?: \S+)?/.exec(text)?.[0].slice(0, 40) ?? "";
-    const words = most > 16 ? text.slice(0, 100) : found;
+  /** The first words of the validation text, at most 16 tokens. Where it begins within a
+      document they are those of the next line or sentence, or at least of a whole word. */
+  function opening({ val, tokenizer, isCut }, most = 16) {
+    const [text] = tokenizer.decode(val.subarray(0, 500)).split(END_OF_TEXT);
+    const starts = [/(?:\n|[.!?] )\s*(?=\S)/, /\s+(?=\S)/].map((start) => start.exec(text));
+    const start = isCut ? starts.find(Boolean) : null;
+    const rest = start ? text.slice(start.index + start[0].length) : text;
+    const words = most > 16 ? rest.slice(0, 100)
+      : /\S+(?: \S+)?/.exec(rest)?.[0].slice(0, 40) ?? "";
     return tokenizer.decode(tokenizer.encode(words).slice(0, most)) || "\n";
   }
 

@@ -111,6 +111,7 @@
     upload.addEventListener("click", () => { upload.value = ""; });  // the same one, changed
     box.addEventListener("dragover", (event) => event.preventDefault());
     box.addEventListener("drop", (event) => {
+      if (!event.dataTransfer.files.length) return;  // words, for the box to take
       event.preventDefault();
       take(event.dataTransfer.files[0]);
     });
@@ -197,7 +198,6 @@
     function free(is) {
       busy = !is;
       start.disabled = again.disabled = files.disabled = busy;
-      box.setAttribute("aria-busy", String(busy));
     }
 
     const settled = [field("minutes", minutes)];

@@ -280,8 +280,9 @@
       make("details", {}, make("summary", {}, "What it wrote before"), older),
       caption("Whom a head attends to, in the first words of the validation text"), ...eye.nodes);
     const ends = make("p", { class: "acts", hidden: "" }, ...saves, forget);
+    const unkept = make("output", { "aria-live": "polite" });
     const work = make("div", { hidden: "" }, make("p", { class: "acts" }, pause, stop), bar, line);
-    box.append(work, onwardLabel, live, ...(isSmall ? [] : [past.room]), ends);
+    box.append(work, onwardLabel, live, ...(isSmall ? [] : [past.room]), unkept, ends);
 
     function setPaused(is) {
       isPaused = is;
@@ -322,6 +323,7 @@
         older.replaceChildren();
         sample.replaceChildren();
         message.samples.forEach(showSample);
+        unkept.textContent = "";
         live.hidden = ends.hidden = false;
         onwardLabel.hidden = true;
         for (const save of saves) save.disabled = !message.over;
@@ -371,7 +373,7 @@
         say(`${name} is open: width ${config.d_model}, ${config.n_layers} blocks, ${whole(vocabulary)} tokens in its vocabulary.`);
       },
       looked: past.looked,
-      unkept({ sentence }) { say(sentence); },
+      unkept({ sentence }) { unkept.textContent = sentence; },
       forgotten() { say("The browser has forgotten the run."); },
       file({ name, bytes }) {
         const address = URL.createObjectURL(new Blob([bytes], { type: "application/octet-stream" }));

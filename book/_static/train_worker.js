@@ -39,36 +39,50 @@ globalThis.tinygptTrainWorker = { source: `(${function work() {
     return outcome(asked);
   }
 
-  /** Do `act` with the store; all of it happens or nothing. */
+  /** Do `act` with the store and what looks a key up in it; all of it happens or nothing. */
   async function withStore(act) {
     const base = await database();
     try {
-      const transaction = base.transaction("run", "readwrite");
-      const done = outcome(transaction), result = act(transaction.objectStore("run"));
-      await done;
-      return result?.result;
+      const transaction = base.transaction("run", "readwrite"), done = outcome(transaction);
+      const store = transaction.objectStore("run");
+      const acted = act(store, (key) => outcome(store.get(key)));
+      acted.catch(() => { if (!transaction.error) transaction.abort(); });
+      const [result] = await Promise.all([acted, done]);
+      return result;
     } finally {
       base.close();
     }
   }
 
-  /** Put the run away; states that lie there already are not written again. */
-  async function keep(mine = run) {
+  /** Put the run away as it is now. States that lie there already are not written again,
+      unless another page has put its own run there meanwhile. */
+  async function putAway(mine) {
     if (!mine.keeps) return;
-    const { name, points, samples, evaluated, states, trainer, over, stored } = mine;
     try {
-      await withStore((store) => {
-        if (stored === 0) store.clear();
-        store.put({ state: trainer.state(), name, points, samples, evaluated, over }, "run");
+      await withStore(async (store, get) => {
+        const about = await get("about");
+        const { id, name, points, samples, evaluated, states, trainer, over } = mine;
+        const stored = about?.id === id ? about.states : 0, { steps: step } = trainer;
+        const kept = { state: trainer.state(), name, points, samples, evaluated, over };
+        if (!stored) store.clear();
+        store.put(kept, "run");
         states.slice(stored).forEach((state, n) => store.put(state, `state ${stored + n}`));
-        store.put({ name, step: trainer.steps, over, states: states.length }, "about");
+        store.put({ id, name, step, over, states: states.length }, "about");
       });
-      mine.stored = states.length;
     } catch (error) {
       mine.keeps = false;  // told once
-      postMessage({ kind: "unkept", sentence: `This browser does not keep the run (${error.message}): ` +
+      const what = error.name === "QuotaExceededError" ? "has no room left for the run"
+        : `does not keep the run (${error.message})`;
+      postMessage({ kind: "unkept", sentence: `This browser ${what}, and training goes on: ` +
         "download the model when it is done." });
     }
+  }
+
+  let storing = Promise.resolve();  // one after the other; a database may take long
+
+  function keep(mine = run) {
+    storing = storing.then(() => putAway(mine));
+    return storing;
   }
 
   // --- A run --------------------------------------------------------------------------
@@ -94,7 +108,7 @@ globalThis.tinygptTrainWorker = { source: `(${function work() {
   function begin(name, trainer, keeps, past = {}) {
     const { plan } = trainer;
     run = {
-      name, trainer, keeps, stored: 0, points: [], samples: [], evaluated: [], states: [],
+      id: `${Date.now()} ${Math.random()}`, name, trainer, keeps, points: [], samples: [], evaluated: [], states: [],
       over: false, tokenizer: trainer.data.tokenizer, perNat: bitsPerNat(trainer.data), ...past,
     };
     run.most = Math.max(2, Math.min(STATES, Math.floor(STATE_BYTES / plan.parameters)));
@@ -130,7 +144,7 @@ globalThis.tinygptTrainWorker = { source: `(${function work() {
     const mine = ++running, { trainer, states } = run;
     const { eval_interval: interval } = trainer.config;
     let told = performance.now(), shown = trainer.steps ? told : -Infinity, kept = told;
-    let waiting = [];
+    let waiting = [], isKeeping = false;
     const tell = (step) => {
       const bits = waiting.reduce((a, b) => a + b, 0) / waiting.length * run.perNat;
       waiting = [];
@@ -150,8 +164,9 @@ globalThis.tinygptTrainWorker = { source: `(${function work() {
         tell(step);
         told = performance.now();
       }
-      if (performance.now() - kept > KEEP) {
-        await keep();
+      if (performance.now() - kept > KEEP && !isKeeping) {
+        isKeeping = true;  // and training goes on
+        keep().then(() => { isKeeping = false; });
         kept = performance.now();
       }
       await breathe();
@@ -298,27 +313,27 @@ globalThis.tinygptTrainWorker = { source: `(${function work() {
     async resume() {
       running++;
       phase("Fetching the run that was kept …");
-      let found, states = [];
+      let found;
       try {
-        found = await withStore((store) => store.get("run"));
-        const about = await withStore((store) => store.get("about"));
-        for (let n = 0; n < about.states; n++) states.push(await withStore((store) => store.get(`state ${n}`)));
+        found = await withStore(async (_, get) => {
+          const about = await get("about"), kept = await get("run"), states = [];
+          for (let n = 0; n < about?.states; n++) states.push(await get(`state ${n}`));
+          return kept && { ...kept, id: about.id, states };
+        });
       } catch (error) {
         throw new TinyGPT.UserError(`The run cannot be fetched (${error.message}): train anew.`);
       }
       if (!found) throw new TinyGPT.UserError("No run is kept in this browser: train one.");
-      const { state, name, points, samples, evaluated, over } = found;
-      states = states.filter(Boolean);
-      const trainer = T.resume(state);
-      begin(name, trainer, true, { points, samples, evaluated, over, states, stored: states.length });
+      const { state, name, ...past } = found;
+      begin(name, T.resume(state), true, past);
       show();
-      if (over) return tellOver();
+      if (run.over) return tellOver();
       await train();
     },
 
     async forget() {
       if (run) run.keeps = false;
-      await withStore((store) => store.clear());
+      await withStore(async (store) => store.clear());
       postMessage({ kind: "forgotten" });
     },
 

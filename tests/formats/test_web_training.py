@@ -587,6 +587,33 @@ def test_the_page_prepares_a_text_as_the_command_line_does() -> None:
     assert found["bigram"] == pytest.approx(wanted, rel=1e-9)
 
 
+def test_a_sample_begins_where_something_begins() -> None:
+    code = """const { tokenizer } = T.prepare(given.pop());
+      return given.map(([text, isCut]) => {
+        const val = Int32Array.from(tokenizer.encode(text, true));
+        return [16, 24].map((most) => T.opening({ val, tokenizer, isCut }, most));
+      }).concat(T.opening(T.prepare("No end, " + "a long one ".repeat(3000))));
+    """
+    story = shipped("stories.txt").read_text(encoding="utf-8")[:60_000]
+    texts = [
+        ("Once upon a time, long ago.", False),
+        ("pon a time. Then he ran home.", True),
+        ('pon a time\n\n"No!" he said.', True),
+        ("pon a time without an end", True),
+        ("pon", True),
+        ("Once.<|endoftext|>Twice", False),
+        ("\n\n", False),
+    ]
+    *found, cut = run_node(code, given=[*texts, story])
+    assert [first for first, _ in found] == [
+        "Once upon", "Then he", '"No!" he', "a time", "pon", "Once.", "\n",
+    ]  # fmt: skip
+    assert [more for _, more in found[:3]] == [
+        "Once upon a time, long ago.", "Then he ran home.", '"No!" he said.',
+    ]  # fmt: skip
+    assert cut.split(" ")[0] in {"a", "long", "one"}
+
+
 def test_a_bad_text_gets_a_sentence() -> None:
     code = """
     const bytes = (n, byte) => new Uint8Array(n).fill(byte);
@@ -596,7 +623,7 @@ def test_a_bad_text_gets_a_sentence() -> None:
     """
     found = run_node(code)
     words = [
-        "The text is empty", "has 1 bytes", "only white space", "too short",
+        "The text is empty", "has 1 byte,", "only white space", "too short",
         "not UTF-8", "zero byte", "The text is empty", "5 MB at most", "too short",
     ]  # fmt: skip
     for message, part in zip(found, words, strict=True):
@@ -791,3 +818,21 @@ def test_a_broken_run_says_so() -> None:
     message, is_over, steps = run_node(RUN + code, source, given=["story"])
     assert is_over and steps < 24
     assert "smaller learning rate" in message
+
+
+def test_a_computer_that_sleeps_in_a_step_costs_the_run_one_step() -> None:
+    code = """
+    const trainer = T.createTrainer(data, T.plan(data, { minutes: 1, speed: 1e9 }));
+    for (let step = 0; step < 3; step++) trainer.step();
+    const { seconds } = trainer, now = performance.now;
+    let nth = 0;
+    performance.now = () => now.call(performance) + (nth++ ? 3600e3 : 0);
+    trainer.step();
+    performance.now = now;
+    return [seconds, trainer.seconds, trainer.isOver];
+    """
+    before, after, is_over = run_node(
+        RUN + code, shipped("stories.txt"), given=["tiny"]
+    )
+    assert after == pytest.approx(before * 4 / 3)
+    assert not is_over

@@ -4,6 +4,7 @@ Skipped with a message where Chromium or its driver is missing. What it leaves o
 arithmetic of training (`test_web_training`), and the page around it (`test_site`).
 """
 
+import json
 import math
 import os
 import re
@@ -143,7 +144,7 @@ def test_bad_texts_and_sizes_get_a_sentence(visit: Any, tmp_path: Path) -> None:
     page = visit()
     for text, sentence in (
         ("", "The text is empty: give one"),
-        ("a", "The text has 1 bytes, and a model needs at least 20,000"),
+        ("a", "The text has 1 byte, and a model needs at least 20,000"),
         (" \n" * 20_000, "The text is only white space"),
         ("ab" * 15_000, "The text is too short: of its"),
     ):
@@ -275,7 +276,15 @@ def test_a_reload_loses_nothing_that_was_kept(visit: Any) -> None:
     again = page.get_by_role("button", name=re.compile("Go on with the run on your"))
     step = int(re.findall(r"step (\d+)", str(again.text_content()))[0])
     assert step > 0
+    other = page.context.new_page()  # where another run takes its place meanwhile
+    other.goto(page.url)
+    prepare(other, 0.02)
     again.click()
+    expect(status(page)).to_contain_text("Training a model on your text")
+    press(page, "Pause")
+    press(other, "Train")
+    losses(other)
+    press(page, "Go on")
     ours, bigram = losses(page)
     assert int(re.findall(r"after (\d+)", str(status(page).text_content()))[0]) > step
     page.reload()
@@ -289,14 +298,114 @@ def test_a_reload_loses_nothing_that_was_kept(visit: Any) -> None:
     expect(page.get_by_role("button", name="the run on")).to_have_count(0)
 
 
+# What a page hides: it is in the background, and draws nothing.
+HIDE = """(is) => {
+    for (const [name, value] of [["hidden", is],
+        ["visibilityState", is ? "hidden" : "visible"]]) {
+        Object.defineProperty(document, name, { value, configurable: true });
+    }
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+# All that the page's live regions say.
+LISTEN = """globalThis.heard = [];
+addEventListener("DOMContentLoaded", () => new MutationObserver((changes) => {
+    for (const { target } of changes) {
+        const element = target.closest ? target : target.parentElement;
+        const region = element.closest("[aria-live]");
+        if (region?.textContent) heard.push(region.textContent);
+    }
+}).observe(document.body, { subtree: true, childList: true, characterData: true }));"""
+
+
+def in_worker(code: str) -> str:
+    """A script that lets each worker of a page begin with `code`."""
+    return f"""globalThis.Blob = class extends Blob {{
+        constructor(parts, kind) {{ super([{json.dumps(code)}, ...parts], kind); }}
+    }};"""
+
+
+def longest_task(trace: Path) -> float:
+    """Milliseconds that the page's own thread computed in the longest of its tasks.
+
+    Not those on the clock: a busy machine lets a thread wait in the midst of its work.
+    """
+    events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    pages = {e["pid"] for e in events if e["name"] == "FireAnimationFrame"}
+    names = {
+        (e["pid"], e["tid"]): e["args"]["name"]
+        for e in events
+        if e["name"] == "thread_name"
+    }
+    return max(
+        e["tdur"] / 1000
+        for e in events
+        if e["name"] == "ThreadControllerImpl::RunTask" and "tdur" in e
+        if e["pid"] in pages and names[e["pid"], e["tid"]] == "CrRendererMain"
+    )
+
+
+def test_in_the_background_it_trains_on_and_the_page_is_never_busy(
+    visit: Any, browser: Any, tmp_path: Path
+) -> None:
+    page = visit()
+    silent = in_worker("indexedDB.open = () => ({});")  # it never answers
+    page.add_init_script(LISTEN + silent)
+    page.reload()
+    prepare(page, 0.12)
+    trace = tmp_path / "trace.json"
+    parts = ["toplevel", "devtools.timeline"]
+    browser.start_tracing(page=page, path=trace, categories=parts)
+    page.get_by_role("button", name="Train").dblclick()
+    expect(page.locator(".curve path.training")).to_be_attached()
+    assert len(page.workers) == 1
+    press(page, "Pause")
+    expect(status(page)).to_have_text("Paused.")
+    press(page, "Go on")
+    page.evaluate(HIDE, True)
+    page.wait_for_timeout(300)  # a drawing that had been asked for
+    drawn = page.locator(".curve").inner_html()
+    line = str(page.locator(".count").last.text_content())
+    expect(page.locator(".count").last).not_to_have_text(line)
+    losses(page)
+    assert page.locator(".curve").inner_html() == drawn
+    page.evaluate(HIDE, False)
+    label = re.findall('aria-label="(.*?)"', drawn)[0]
+    expect(page.locator(".curve svg")).not_to_have_attribute("aria-label", label)
+    browser.stop_tracing()
+    assert 0 < longest_task(trace) < 50
+    heard = page.evaluate("heard")
+    assert len(heard) < 16
+    assert not any("tokens a second" in words for words in heard)
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on(visit: Any) -> None:
+    page = visit(accept_downloads=True)
+    page.context.new_cdp_session(page).send(
+        "Storage.overrideQuotaForOrigin", {"origin": "file:///", "quotaSize": 10_000}
+    )
+    prepare(page, 0.05)
+    press(page, "Train")
+    losses(page)
+    expect(
+        page.get_by_text("has no room left for the run, and training")
+    ).to_be_visible()
+    with page.expect_download():
+        press(page, "Download model.js")
+    page.reload()
+    expect(page.get_by_role("button", name="Train")).to_be_visible()
+    expect(page.get_by_role("button", name="the run on")).to_have_count(0)
+
+
 def test_a_broken_run_and_a_browser_that_keeps_nothing(visit: Any) -> None:
     page = visit()
-    page.context.add_init_script("delete globalThis.indexedDB")
+    refused = "Object.defineProperty(globalThis, 'indexedDB', { value: undefined });"
+    page.add_init_script(refused + in_worker(refused))
     page.reload()
     prepare(page, 0.05)
     page.get_by_text("Break it").click()
     page.get_by_label("targets not shifted").check()
     press(page, "Train")
     expect(status(page)).to_contain_text("Training a broken model on your text")
+    expect(page.get_by_text("This browser does not keep the run (")).to_be_visible()
     ours, bigram = losses(page)
     assert ours < bigram  # it only repeats what it has read
