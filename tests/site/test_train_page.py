@@ -284,7 +284,7 @@ def test_a_reload_loses_nothing_that_was_kept(visit: Any) -> None:
     press(page, "Pause")
     press(other, "Train")
     losses(other)
-    press(page, "Go on")
+    page.get_by_role("button", name="Go on", exact=True).click()
     ours, bigram = losses(page)
     assert int(re.findall(r"after (\d+)", str(status(page).text_content()))[0]) > step
     page.reload()
