@@ -5,8 +5,8 @@
 
 /** Our model, as the page runs it; without `simd` in plain JavaScript only. */
 async function tinygpt({ model: url, simd }) {
-  if (simd) await import("./tinygpt_simd.js");
-  await import("./tinygpt.js");
+  if (simd) for (const name of ["wasm", "simd"]) await import(`./tinygpt_${name}.js`);
+  for (const name of ["tinygpt", "tinygpt_web"]) await import(`./${name}.js`);
   const { model } = globalThis.TinyGPT.readModel(await (await fetch(url)).arrayBuffer());
   const cache = model.newCache();
   return (ids, fresh) => {

@@ -54,7 +54,7 @@ from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(tempfile.gettempdir()) / "tinygpt-web-speed"
-OURS = ("tinygpt_simd.js", "tinygpt.js")
+OURS = ("tinygpt_wasm.js", "tinygpt_simd.js", "tinygpt.js", "tinygpt_web.js")
 ORT = "onnxruntime-web@1.30.0"
 ORT_FILES = (  # what a page with the wasm backend fetches
     "ort.wasm.min.mjs",

@@ -242,15 +242,24 @@ def _output(cell: nodes.Node) -> nodes.Element | None:
     return next((o for o in outputs if isinstance(o, nodes.Element) and len(o)), None)
 
 
+SIGNS = {  # of what a script serves, with the script's name and its style sheet
+    "data-script=": ("door", "asked.css"),
+    "tinygpt-guess": ("predict", "asked.css"),
+    'class="tinygpt-widget"': ("widgets",),
+    'class="tinygpt-playground"': ("playground",),
+}
+
+
 def add_scripts(app: Any, name: str, template: str, context: Any, tree: Any) -> None:
     """On a page that asks, the scripts for it; `door.js` fetches the rest later."""
     if tree is None:
         return
     raws = "".join(raw.astext() for raw in tree.findall(nodes.raw))
-    for sign, script in (("data-script=", "door"), ("tinygpt-guess", "predict")):
+    for sign, (script, *styles) in SIGNS.items():
         if sign in raws:
             app.add_js_file(f"{script}.js", defer="defer")
-            app.add_css_file("asked.css")
+            for style in styles:
+                app.add_css_file(style)
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -109,11 +109,13 @@ def join(site: Path, names: list[str], captions: dict[str, str]) -> BeautifulSou
     book = BeautifulSoup(first, "html.parser")
     for node in book.select("script, link[rel=prefetch], link[rel=preload]"):
         source = node.get("src", "") + (node.string or "")
-        if not re.search(r"mathjax|MathJax|widgets\.js", source):
+        if not re.search(r"mathjax|MathJax", source):
             node.decompose()
     for node in book.select("head [src], head [href]"):
         key = "src" if node.get("src") else "href"
         node[key] = _from_root(Path(names[0]).parent, node[key])
+    widgets = {"src": "_static/widgets.js", "defer": ""}  # not every page asks for it
+    book.head.append(book.new_tag("script", attrs=widgets))
     articles = [article(site, name, set(names)) for name in names]
     contents = book.new_tag("ol", attrs={"class": "contents"})
     for heading, opens in entries(articles):

@@ -3,7 +3,7 @@
     :::{two-languages} model.block.layer_norm | layerNorm
     :::
 
-shows both sources as they stand in tinygpt/ and in book/_static/tinygpt.js, side by
+shows both sources as they stand in tinygpt/ and in the scripts of book/_static, side by
 side where there is room. Several names on a side stand one below the other; a method is
 named with its class. Python is shown in brief, without what only a user of the package
 needs. What it leaves out: JavaScript that is not indented by two spaces per level, as
@@ -20,23 +20,34 @@ from docutils import nodes
 from quoted import python_file, python_source
 from sphinx.util.docutils import SphinxDirective
 
-SCRIPT = Path(__file__).resolve().parent / "_static" / "tinygpt.js"
+STATIC = Path(__file__).resolve().parent / "_static"
+SCRIPTS = ("tinygpt.js", "tinygpt_web.js", "tinygpt_backward.js")
 
 
 def javascript_source(name: str) -> str:
-    """Source of `function`, `Class` or `Class.method` of tinygpt.js, comment and all.
+    """Source of `function`, `Class` or `Class.method`, comment and all.
+
+    It is looked for in the `SCRIPTS`, one after the other; a function within another is
+    named like a method.
 
     Raises:
         LookupError: there is no such function, class or method.
     """
-    lines = SCRIPT.read_text(encoding="utf-8").splitlines()
+    for script in SCRIPTS:
+        lines = (STATIC / script).read_text(encoding="utf-8").splitlines()
+        if source := _source(lines, name):
+            return source
+    raise LookupError(f"{', '.join(SCRIPTS)}: the page's code has no {name}")
+
+
+def _source(lines: list[str], name: str) -> str:
     first, last = 0, len(lines)
     for depth, part in enumerate(name.split("."), start=1):
         space = "  " * depth
         opening = re.compile(rf"{space}(?:function\*? |class |get )?{part}\b.*\{{")
         starts = [i for i in range(first, last) if opening.fullmatch(lines[i])]
         if not starts:
-            raise LookupError(f"{SCRIPT.name} has no {name}")
+            return ""
         first = starts[0]
         last = lines.index(f"{space}}}", first) + 1
     if lines[first - 1].endswith("*/"):
@@ -95,7 +106,8 @@ class TwoLanguages(SphinxDirective):
             block = nodes.literal_block(code, code, language=language.lower())
             row += nodes.container("", shown, block)
         files = sorted({python_file(name) for name in sides[0]})
-        for path in (*files, SCRIPT, Path(__file__)):
+        scripts = [STATIC / name for name in SCRIPTS]
+        for path in (*files, *scripts, Path(__file__)):
             self.env.note_dependency(str(path))  # when it changes, so does the page
         return [row]
 

@@ -4,15 +4,15 @@
    where `data-part` names what is shown (all but the chat, if left out), `data-model`
    folders below _static/models, and `data-own` lets the reader bring a file; a page of one
    model (`tinygpt open`) presses start itself by `data-start`. Without scripts the sentence
-   stays. Nothing but this file and its style sheet is fetched before start is pressed. What it leaves out: the model (tinygpt.js, made faster by
-   tinygpt_simd.js), the worker around it (playground_worker.js) and what is drawn
+   stays. Nothing but this file and its style sheet is fetched before start is pressed. What
+   it leaves out: the model (tinygpt.js, made faster by tinygpt_simd.js), the worker around it (playground_worker.js) and what is drawn
    (playground_parts.js and playground_inside.js). */
 "use strict";
 (() => {
   const here = document.currentScript.src;
   const file = (name) => new URL(name, here).href;
-  const ROOM = ["tinygpt_simd", "tinygpt", "playground_worker", "playground_inside",
-    "playground_parts"];
+  const ROOM = ["tinygpt_wasm", "tinygpt_simd", "tinygpt", "tinygpt_web", "playground_worker",
+    "playground_inside", "playground_parts"];
   const ALL = "tokens next attention lens ablate";
   const TITLES = {
     tokens: "your text as tokens",
@@ -33,6 +33,7 @@
   function script(source) {
     return new Promise((done, failed) => {
       const node = make("script", { src: source });
+      node.async = false;  // they run in the order in which they are asked for
       node.addEventListener("load", () => { node.remove(); done(); });
       node.addEventListener("error", () => {
         node.remove();

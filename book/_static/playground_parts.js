@@ -312,8 +312,8 @@
 
   /** Build the parts called `names` below `box`; gives a function that loads a model. */
   function open(box, names, say) {
-    const { tinygptSimd, TinyGPT, tinygptWorker } = globalThis;
-    const code = [tinygptSimd, TinyGPT, tinygptWorker].map(({ source }) => `${source}\n`);
+    const code = ["tinygptWasm", "tinygptSimd", "TinyGPT", "tinygptWeb", "tinygptWorker"]
+      .map((name) => `${globalThis[name].source}\n`);
     const blob = new Blob(code, { type: "text/javascript" });
     const worker = new Worker(URL.createObjectURL(blob));
     const desk = makeDesk(worker, box, say);

@@ -190,6 +190,15 @@
     check(config.d_model % config.n_heads === 0, "The model's heads do not divide its width.");
   }
 
+  /** A trainer that begins with the weights of `model` (a GPT of tinygpt.js, made by
+      `readModel`, `importRun` or `fromSnapshot`) in place of random ones. */
+  function startFrom(model, data, plan, options) {
+    const trainer = new T.Trainer(data, { ...plan, model: model.config }, options);
+    const learned = namedWeights(model);
+    for (const { name, weight } of trainer.weights) weight.set(learned(name));
+    return trainer;
+  }
+
   // --- A .zip of several files --------------------------------------------------------
 
   /** The check sum that .zip asks for (CRC-32; ISO 3309). */
@@ -231,7 +240,32 @@
     return file;
   }
 
-  const files = { exportModelJs, exportRun, importRun, zip };
+  /** The files in a .zip whose entries are not compressed, as T.zip writes it. */
+  function unzip(bytes) {
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), files = {};
+    let at = 0;
+    while (at + 30 <= bytes.length && view.getUint32(at, true) === 0x04034b50) {
+      const [packed, size, label] = [view.getUint16(at + 8, true), view.getUint32(at + 22, true),
+        view.getUint16(at + 26, true)];
+      if (packed) {
+        throw new UserError("This .zip is compressed: unpack it, and choose the files in it together.");
+      }
+      const name = new TextDecoder().decode(bytes.subarray(at + 30, at + 30 + label));
+      const start = at + 30 + label + view.getUint16(at + 28, true);
+      files[name.split("/").at(-1)] = bytes.slice(start, start + size);
+      at = start + size;
+    }
+    return files;
+  }
+
+  /** Model and tokenizer from the files { name: Uint8Array } that a reader has chosen. */
+  function readFiles(files) {
+    const names = Object.keys(files), [first] = names;
+    if (names.length === 1 && first.endsWith(".js")) return TinyGPT.readModel(files[first]);
+    return importRun(names.length === 1 && first.endsWith(".zip") ? unzip(files[first]) : files);
+  }
+
+  const files = { exportModelJs, exportRun, importRun, startFrom, zip, readFiles };
   Object.assign(T, files);
   root.tinygptFiles = { ...files, source: `(${define})(globalThis);` };
   if (typeof module !== "undefined" && module.exports) module.exports = root.tinygptFiles;

@@ -3,14 +3,16 @@
    asks nothing of the network, and tells everything that is wrong with a text or a file
    in one sentence (TinyGPT.UserError).
 
-   It needs tinygpt.js and tinygpt_backward.js, and uses tinygpt_train_simd.js where that
-   is loaded. What it leaves out: files (see tinygpt_files.js), and the page itself. */
+   It needs tinygpt.js, tinygpt_look.js and tinygpt_backward.js, and uses
+   tinygpt_train_simd.js where that is loaded. What it leaves out: files (see
+   tinygpt_files.js), and the page itself. */
 "use strict";
 (function define(root) {
   const TinyGPT = root.TinyGPT ?? require("./tinygpt.js");
   const { layers, compose, parameters, size, Network, Optimizer } =
     root.tinygptBackward ?? require("./tinygpt_backward.js");
-  const { UserError, Tokenizer, seededRandom, compilePattern, strip } = TinyGPT;
+  const { sample, attentionOf, fromSnapshot } = root.tinygptLook ?? require("./tinygpt_look.js");
+  const { UserError, Tokenizer, seededRandom, compilePattern, strip, Heap } = TinyGPT;
 
   function check(condition, sentence) {
     if (!condition) throw new UserError(sentence);
@@ -150,46 +152,8 @@
   const END_OF_TEXT = "<|endoftext|>";
   const GPT2_PATTERN =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-  const IDS = 1 << 22;  // more than any vocabulary here; a pair (a, b) is a * IDS + b
-
-  /** Pairs by how often they occur, of equals the one with the lowest ids first. */
-  class PairQueue {
-    pairs = [];
-    counts = [];
-
-    isBefore(i, j) {
-      const { pairs, counts } = this;
-      return counts[i] > counts[j] || (counts[i] === counts[j] && pairs[i] < pairs[j]);
-    }
-
-    swap(i, j) {
-      for (const list of [this.pairs, this.counts]) [list[i], list[j]] = [list[j], list[i]];
-    }
-
-    push(pair, count) {
-      let child = this.pairs.push(pair) - 1;
-      this.counts.push(count);
-      while (child > 0) {
-        const parent = (child - 1) >> 1;
-        if (!this.isBefore(child, parent)) break;
-        this.swap(child, parent);
-        child = parent;
-      }
-    }
-
-    /** The first pair and its count. */
-    pop() {
-      const last = this.pairs.length - 1;
-      this.swap(0, last);
-      const first = [this.pairs.pop(), this.counts.pop()];
-      for (let parent = 0, child; (child = 2 * parent + 1) < last; parent = child) {
-        if (child + 1 < last && this.isBefore(child + 1, child)) child++;
-        if (!this.isBefore(child, parent)) break;
-        this.swap(parent, child);
-      }
-      return first;
-    }
-  }
+  const IDS = 2 ** 13, PAIRS = IDS * IDS;  // a pair (a, b) of ids is the number a * IDS + b
+  const MOST = 2 ** 24;  // times that a pair may occur
 
   /** Replace each pair (a, b) in a word by `id`, from left to right. */
   function mergePair(word, a, b, id) {
@@ -206,6 +170,7 @@
       merges, `size` in all or fewer if no pair is left. Each step merges the pair of
       neighbours that occurs most often within words. */
   function learnMerges(documents, size, progress) {
+    check(size <= IDS, `A vocabulary has ${IDS} entries at most, not ${size}: learn a smaller one.`);
     const times = new Map(), pattern = compilePattern(GPT2_PATTERN);
     for (const document of documents) {
       for (const [word] of document.matchAll(pattern)) times.set(word, (times.get(word) ?? 0) + 1);
@@ -228,11 +193,12 @@
       }
     };
     for (let w = 0; w < words.length; w++) count(w, 1);
-    const queue = new PairQueue();
-    for (const [pair, n] of counts) queue.push(pair, n);
-    while (queue.pairs.length && vocabulary.length < size) {
-      const [best, n] = queue.pop();
-      if (counts.get(best) !== n) continue;  // counted again since
+    const queue = new Heap();  // the most frequent first, of equals the lowest ids
+    const add = (pair, n) => queue.push((MOST - n) * PAIRS + pair);
+    for (const [pair, n] of counts) add(pair, n);
+    while (queue.items.length && vocabulary.length < size) {
+      const item = queue.pop(), best = item % PAIRS;
+      if (counts.get(best) !== MOST - (item - best) / PAIRS) continue;  // counted again since
       const a = Math.floor(best / IDS), b = best % IDS, changed = new Set();
       const found = where.get(best);
       where.delete(best);
@@ -243,7 +209,7 @@
       }
       for (const pair of changed) {
         const now = counts.get(pair);
-        if (now) queue.push(pair, now);
+        if (now) add(pair, now);
         else counts.delete(pair);
       }
       vocabulary.push(vocabulary[a] + vocabulary[b]);
@@ -673,15 +639,6 @@
     return Object.assign(trainer, { steps, seconds, tokens, best });
   }
 
-  /** A trainer that begins with the weights of `model` (a GPT of tinygpt.js, made by
-      `readModel`, `importRun` or `fromSnapshot`) in place of random ones. */
-  function startFrom(model, data, plan, options) {
-    const trainer = new Trainer(data, { ...plan, model: model.config }, options);
-    const learned = namedWeights(model);
-    for (const { name, weight } of trainer.weights) weight.set(learned(name));
-    return trainer;
-  }
-
   /** Floating-point operations a second in steps of a small model: of 256 tokens forward
       and back, again and again for `seconds`, and of its optimizer once, and from both
       what a step of 1,024 tokens takes. */
@@ -729,7 +686,7 @@
     return { ...made, parameters: all, bytes: requireMemory(made) };
   }
 
-  // --- Looking at what was learned ----------------------------------------------------
+  // --- What is shown of a run ---------------------------------------------------------
 
   /** The first words of the validation text, at most 16 tokens. Where it begins within a
       document they are those of the next line or sentence, or at least of a whole word. */
@@ -741,31 +698,6 @@
     const words = most > 16 ? rest.slice(0, 100)
       : /\S+(?: \S+)?/.exec(rest)?.[0].slice(0, 40) ?? "";
     return tokenizer.decode(tokenizer.encode(words).slice(0, most)) || "\n";
-  }
-
-  /** `n` tokens that the model writes after `prompt`, the same for the same seed. */
-  function sample(model, tokenizer, { prompt, n = 60, seed = 7, temperature = 0.8, topK = 50 }) {
-    const room = model.config.context_length;
-    const start = tokenizer.encode(prompt).slice(-room);
-    check(start.length > 0, "The prompt is empty: give a word to begin with.");
-    const ids = [...TinyGPT.generate(model, start, n,
-      { seed, temperature, topK, stopToken: tokenizer.endOfText })];
-    return { prompt, ids, text: tokenizer.decode(ids.filter((id) => id !== tokenizer.endOfText)) };
-  }
-
-  /** The shares of attention in `prompt`, of all heads [L, H, T, T] or of one [T, T]. */
-  function attentionOf(model, tokenizer, { prompt, layer, head, isCausal = true }) {
-    const { context_length: room, n_layers: L, n_heads: H } = model.config;
-    const ids = tokenizer.encode(prompt).slice(0, room), T = ids.length, one = layer !== undefined;
-    const weights = new Float32Array((one ? 1 : L * H) * T * T);
-    model.vectors(ids, undefined, {
-      isCausal,
-      attention: (l, h, t, row) => {
-        if (one && (l !== layer || h !== head)) return;
-        weights.set(row, (one ? 0 : (l * H + h) * T * T) + t * T);
-      },
-    });
-    return { tokens: ids.map((id) => tokenizer.decode([id])), weights };
   }
 
   /** Weights in 8 bits: of each row whole numbers from -127 to 127 and the size of one. */
@@ -786,20 +718,6 @@
       }
     });
     return { config, values, scales };
-  }
-
-  /** The model of a snapshot. */
-  function fromSnapshot({ config, values, scales }) {
-    let at = 0, r = 0;
-    const tables = new Map(parameters(config).map(([name, shape]) => {
-      const table = new Float32Array(size(shape)), width = shape[1] ?? shape[0];
-      for (let i = 0; i < table.length; i++) {
-        table[i] = values[at++] * scales[r + Math.floor(i / width)];
-      }
-      r += table.length / width;
-      return [name, table];
-    }));
-    return new TinyGPT.GPT(config, (name) => tables.get(name));
   }
 
   // --- Names of weights, and what a tokenizer is made of ------------------------------
@@ -828,7 +746,7 @@
     layers, compose, parameters, Network, Optimizer, position, lrFactor, RECIPES, LADDER,
     MODEL, TRAIN, GPT2_PATTERN, END_OF_TEXT, MOST_MEMORY, planFor, plan, flopsPerToken,
     learnMerges, learnVocabulary, autoVocabSize, readText, documentsOf, splitDocuments,
-    prepare, bigram, Batches, Trainer, resume, startFrom, measureSpeed, memoryOf, opening,
+    prepare, bigram, Batches, Trainer, resume, measureSpeed, memoryOf, opening,
     sample, attentionOf, snapshotOf, fromSnapshot, describe, namedWeights, check, round,
     createTrainer: (...given) => new Trainer(...given),
     source: `(${define})(globalThis);`,

@@ -1,5 +1,5 @@
 /* Four numbers at a time, for training: the fast twins of the layers in
-   tinygpt_backward.js, in WebAssembly's bytes as in tinygpt_simd.js. All tables lie in one
+   tinygpt_backward.js, in the bytes of tinygpt_wasm.js. All tables lie in one
    piece of memory, and a function gets their places in it, in bytes.
 
    Most of the time goes into `product`. Reading a number from afar takes longer than
@@ -9,11 +9,10 @@
    that take little time, for which the plain ones serve. */
 "use strict";
 (function define(root) {
-  const { wasm } = root.tinygptSimd ?? require("./tinygpt_simd.js");
   const {
     int, plus, four, fourOf, load, loadOne, store, add, minus, mul, plusWhole, shift,
     plusProduct, loop, func, compile, instance,
-  } = wasm;
+  } = root.tinygptWasm ?? require("./tinygpt_wasm.js");
 
   const HEIGHT = 4, WIDTH = 8;  // rows and columns of a tile of c
   const DEEP = 256, TALL = 32 * HEIGHT, WIDE = 64 * WIDTH;  // k, rows, columns of a piece

@@ -1,17 +1,17 @@
 /* The door of "Train your own": a page asks for a GPT that is trained in it with
      <div class="tinygpt-train" data-script="train" data-text="handbook">A sentence</div>
    where `data-script` lets door.js fetch this file, `data-text` is chosen first, and
-   `data-small` leaves out all that a reader of a chapter does not need. Without scripts the
-   sentence stays. Nothing but this file and two style sheets is fetched before the reader
-   presses a button. What it leaves out: what is
-   drawn (train_view.js), the worker (train_worker.js), the engine (tinygpt_train.js, made
-   faster by tinygpt_train_simd.js). */
+   `data-small` leaves out all but the button. Without scripts the sentence stays. Nothing
+   but this file and two style sheets is fetched before the reader presses a button, and what
+   opens and saves files only when that is asked for. What it leaves out: what is drawn
+   (train_view.js), the worker (train_worker.js), the engine (tinygpt_train.js, made faster
+   by tinygpt_train_simd.js). */
 "use strict";
 (() => {
   const here = document.currentScript.src;
   const file = (name) => new URL(name, here).href;
-  const ROOM = ["tinygpt_simd", "tinygpt", "tinygpt_backward", "tinygpt_train_simd",
-    "tinygpt_train", "tinygpt_files", "train_worker", "train_view"];
+  const ROOM = ["tinygpt_wasm", "tinygpt", "tinygpt_look", "tinygpt_backward",
+    "tinygpt_train_simd", "tinygpt_train", "train_worker", "train_parts", "train_view"];
   const TEXTS = { stories: "the stories (2.7 MB)", handbook: "the handbook (0.5 MB)", own: "my own" };
   const SIZES = { d_model: "width", n_layers: "blocks", n_heads: "heads a block",
     context_length: "context, in tokens" };
@@ -43,11 +43,12 @@
     });
   }
 
-  let room = null;  // the scripts, fetched once for all doors of a page
-  function enter() {
-    room ??= ROOM.reduce((before, name) => before.then(() => script(file(`${name}.js`))), Promise.resolve());
-    room.catch(() => { room = null; });
-    return room;
+  const fetched = new Map();  // scripts, once for all doors of a page
+  async function need(names) {
+    for (const name of names) {
+      if (!fetched.has(name)) fetched.set(name, script(file(`${name}.js`)));
+      await fetched.get(name).catch((error) => { fetched.delete(name); throw error; });
+    }
   }
 
   /** What a run kept in this browser was, or undefined. */
@@ -144,7 +145,6 @@
       return { name, input, label: option(words, input) };
     });
     const keeps = make("input", { type: "checkbox" });
-    keeps.checked = true;
 
     function settings() {
       const wanted = Number(minutes.value);
@@ -186,9 +186,9 @@
       free(false);
       say("Loading …");
       try {
-        await enter();
-        view ??= globalThis.tinygptTraining.open(box, { say, free, isSmall });
-        view.wish(await wish());
+        await need(ROOM);
+        view ??= globalThis.tinygptTraining.open(box, { say, free, isSmall, need });
+        await view.wish(await wish());
       } catch (error) {
         say(`${error.message}.`);
         free(true);
@@ -200,24 +200,23 @@
       start.disabled = again.disabled = files.disabled = busy;
     }
 
-    const settled = [field("minutes", minutes)];
-    if (!isSmall) {
-      settled.push(
-        fold("Sizes", make("p", {}, "Left empty, they are planned for the text, the time and the speed of this browser."),
-          make("div", { class: "controls" }, ...sizes.map(({ label }) => label))),
-        fold("Break it", make("p", {}, "Train again with one of these, and compare the curves."),
-          ...breaks.map(({ label }) => label)),
-        fold("Open a model", make("p", {}, "A model.js, or the files of a trained run: look inside it, or train it on."),
-          field("its files", files)));
-    }
-    box.replaceChildren(
-      ...(isSmall ? [make("p", { class: "title" }, "Try it: train one here, in this page")] : []),
+    const title = make("p", { class: "title" }, "Try it: train one here, in this page");
+    const wishes = [
       make("fieldset", {}, make("legend", {}, "The text"),
         make("div", { class: "texts" }, ...radios.map(({ label }) => label)), own),
-      ...settled,
+      field("minutes", minutes),
+      fold("Sizes", make("p", {}, "Left empty, they are planned for the text, the time and the speed of this browser."),
+        make("div", { class: "controls" }, ...sizes.map(({ label }) => label))),
+      fold("Break it", make("p", {}, "Train again with one of these, and compare the curves."),
+        ...breaks.map(({ label }) => label)),
+      fold("Open a model", make("p", {}, "A model.js, or the files of a trained run: look inside it, or train it on."),
+        field("its files", files)),
       option("keep the run in this browser, so that it survives a reload", keeps),
+    ];
+    keeps.checked = !isSmall;
+    box.replaceChildren(...(isSmall ? [title] : wishes),
       make("p", { class: "acts" }, start, again), status);
-    kept().then((about) => {
+    if (!isSmall) kept().then((about) => {
       if (!about) return;
       again.textContent = `${about.over ? "Show" : "Go on with"} the run on ${about.name}, step ${about.step.toLocaleString("en")}`;
       again.hidden = false;

@@ -4,30 +4,12 @@
    What it leaves out: all that is computed (train_worker.js). */
 "use strict";
 (() => {
+  const { make, button, caption, whole, attention, history, sourcesOf, makeWorker } =
+    globalThis.tinygptTrainParts;
   const MOST_SHOWN = 8;  // bits per byte; a broken run goes higher
 
-  // --- Elements and words ---------------------------------------------------------------
+  // --- Words --------------------------------------------------------------------------
 
-  /** An HTML or SVG element with attributes and children. */
-  function make(tag, attributes = {}, ...children) {
-    const isDrawn = ["svg", "path", "line", "circle", "text", "g"].includes(tag);
-    const node = isDrawn ? document.createElementNS("http://www.w3.org/2000/svg", tag)
-      : document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    node.append(...children);
-    return node;
-  }
-
-  function button(words, pressed) {
-    const node = make("button", { type: "button" }, words);
-    node.addEventListener("click", pressed);
-    return node;
-  }
-
-  const caption = (words) => make("p", { class: "caption" }, words);
-  const whole = (n) => Math.round(n).toLocaleString("en");
-  const percent = (share) => (share >= 0.0005 ? `${(100 * share).toFixed(1)} %` : "< 0.1 %");
-  const quoted = (text) => `“${text.replaceAll("\n", "⏎").replace(/^ /, "␣")}”`;
   const clock = (seconds) => {
     const left = Math.max(0, Math.ceil(seconds));
     return `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}`;
@@ -115,142 +97,15 @@
     };
   }
 
-  // --- Attention ------------------------------------------------------------------------
-
-  /** One head's weights as a picture, and its last row in words; the reader picks the head. */
-  function attention() {
-    const canvas = make("canvas", { role: "img" }), words = make("p", { class: "heard" });
-    const pick = make("select");
-    let got = null;
-
-    function draw() {
-      if (!got) return;
-      const T = got.tokens.length, from = Number(pick.value) * T * T;
-      const context = canvas.getContext("2d");
-      canvas.width = canvas.height = T;
-      const image = context.createImageData(T, T);
-      for (let i = 0; i < T * T; i++) {
-        image.data.set([42, 134, 200, 255 * Math.sqrt(got.weights[from + i])], 4 * i);
-      }
-      context.putImageData(image, 0, 0);
-      const row = got.weights.subarray(from + (T - 1) * T, from + T * T);
-      const best = [...row.keys()].sort((a, b) => row[b] - row[a]).slice(0, 3)
-        .map((s) => `${quoted(got.tokens[s])} ${percent(row[s])}`);
-      words.textContent = `${quoted(got.tokens[T - 1])} attends most to ${best.join(", ")}.`;
-      canvas.setAttribute("aria-label", `Attention of ${pick.selectedOptions[0].textContent}: ` +
-        "a row for each token, a column for each that it attends to");
-    }
-
-    pick.addEventListener("change", draw);
-    return {
-      nodes: [make("div", { class: "pair" }, make("div", { class: "map" }, canvas),
-        make("div", {}, make("label", {}, make("span", {}, "head"), pick), words))],
-      shape({ n_layers: L, n_heads: H }) {
-        got = null;
-        pick.replaceChildren(...Array.from({ length: L * H }, (_, i) =>
-          make("option", { value: i }, `block ${Math.floor(i / H) + 1}, head ${i % H + 1}`)));
-      },
-      show(found) { got = found; draw(); },
-    };
-  }
-
-  // --- Through time ---------------------------------------------------------------------
-
-  /** A slider over the states of a run, and what the model of that moment knows. */
-  function history(wish) {
-    const slider = make("input", { type: "range", min: 0, max: 0, step: 1, value: 0 });
-    const when = make("span", { "aria-hidden": "true" });
-    const prompt = make("input", { type: "text", dir: "auto", autocomplete: "off" });
-    const text = make("p", { class: "text", dir: "auto" }), lens = make("ol", { class: "lens" });
-    const near = make("p"), eye = attention();
-    const words = make("output", { "aria-live": "polite" });
-    let steps = [], isBusy = false, waits = false;
-
-    function look() {
-      tell();
-      if (isBusy) { waits = true; return; }
-      isBusy = true;
-      wish({ kind: "look", place: Number(slider.value), prompt: prompt.value });
-    }
-
-    function tell() {
-      when.textContent = steps.length ? `step ${whole(steps[slider.value] ?? 0)}` : "";
-      slider.setAttribute("aria-valuetext", when.textContent);
-    }
-
-    slider.addEventListener("input", look);
-    prompt.addEventListener("change", look);
-    const timeline = make("label", {}, make("span", {}, "moment"), slider, when);
-    const inside = make("div", { hidden: "" }, caption("It goes on"), text,
-      caption("The likeliest next token after each block"), lens,
-      caption("Neighbours of the prompt's last token in the embedding"), near,
-      caption("Attention in the prompt"), ...eye.nodes);
-    const room = make("section", { hidden: "", class: "history" }, caption("Through time"),
-      timeline, make("label", { class: "wide" }, make("span", {}, "prompt"), prompt), words,
-      inside);
-    return {
-      room,
-      begin(run, config) {
-        steps = [...run.states];
-        room.hidden = inside.hidden = true;
-        eye.shape(config);
-        prompt.value = "";
-        grow();
-      },
-      add(step) {
-        steps.push(step);
-        grow();
-      },
-      suggest(words) { prompt.value ||= words.trim(); },
-      open(config, words) {
-        steps = [];
-        eye.shape(config);
-        timeline.hidden = true;
-        room.hidden = false;
-        prompt.value = words;
-        look();
-      },
-      last() {
-        if (!steps.length || !prompt.value) return;
-        slider.value = steps.length - 1;
-        look();
-      },
-      looked(found) {
-        text.replaceChildren(found.prompt, make("mark", {}, found.text));
-        lens.replaceChildren(...found.lens.map(({ text: token, share }) =>
-          make("li", {}, make("bdi", {}, quoted(token)), ` ${percent(share)}`)));
-        near.textContent = `${quoted(found.token)}: ${found.near.map(({ text: token, cosine }) =>
-          `${quoted(token)} ${cosine.toFixed(2)}`).join(", ")}`;
-        eye.show(found.attention);
-        words.textContent = "";
-        inside.hidden = false;
-        settle();
-      },
-      failed(sentence) { words.textContent = sentence; settle(); },
-    };
-
-    function grow() {
-      timeline.hidden = false;
-      slider.max = Math.max(0, steps.length - 1);
-      room.hidden = steps.length < 2;
-      tell();
-    }
-
-    function settle() {
-      isBusy = false;
-      if (waits) { waits = false; look(); }
-    }
-  }
-
   // --- Together -------------------------------------------------------------------------
 
-  const ENGINE = ["tinygptSimd", "TinyGPT", "tinygptBackward", "tinygptTrainSimd",
-    "TinyGPTTrain", "tinygptFiles", "tinygptTrainWorker"];
+  const FILES = ["tinygpt_web", "tinygpt_files"];  // scripts that only downloads need
+  const ENGINE = ["tinygptWasm", "TinyGPT", "tinygptLook", "tinygptBackward", "tinygptTrainSimd",
+    "TinyGPTTrain", "tinygptTrainWorker"];
 
   /** Build the room below `box`; gives { wish }, which carries a wish to the worker. */
-  function open(box, { say, free, isSmall }) {
-    const code = ENGINE.map((name) => `${globalThis[name]?.source ?? ""}\n`);
-    const worker = new Worker(URL.createObjectURL(new Blob(code, { type: "text/javascript" })));
+  function open(box, { say, free, isSmall, need }) {
+    const worker = makeWorker(ENGINE);
     const post = (wanted) => worker.postMessage(wanted);
     let run = null, quarter = 0, isPaused = false;
 
@@ -273,7 +128,7 @@
     const onward = make("input", { type: "checkbox" });
     const onwardLabel = make("label", { class: "check", hidden: "" }, onward, make("span", {}, "“Train” goes on with the opened model"));
     const saves = [["Download model.js", "js"], ["Download for Python (.zip)", "zip"]].map(([words, format]) =>
-      button(words, () => post({ kind: "download", format })));
+      button(words, () => withFiles({ kind: "download", format }).catch((error) => say(`${error.message}.`))));
     const forget = button("Forget the kept run", () => post({ kind: "forget" }));
     const live = make("div", { hidden: "" },
       caption("Loss"), ...loss.nodes, caption("What it writes, from one and the same seed"), sample,
@@ -394,9 +249,20 @@
       say(`The worker failed: ${event.message}. Load the page again.`);
       working(false);
     };
+    let hasFiles = false;
+
+    /** Carry a wish that concerns files: the worker first gets the code for it. */
+    async function withFiles(wanted) {
+      await need(FILES);
+      if (!hasFiles) post({ kind: "code", sources: sourcesOf(["tinygptWeb", "tinygptFiles"]) });
+      hasFiles = true;
+      post(wanted);
+    }
+
     return {
-      wish(wanted) {
+      async wish(wanted) {
         run = null;
+        if (wanted.kind === "open") return withFiles(wanted);
         post({ ...wanted, usesOpened: wanted.kind === "train" && !onwardLabel.hidden && onward.checked });
       },
     };

@@ -9,7 +9,7 @@
    the page (train_view.js). */
 "use strict";
 globalThis.tinygptTrainWorker = { source: `(${function work() {
-  const { TinyGPT, TinyGPTTrain: T } = globalThis;
+  const { TinyGPT, tinygptLook, TinyGPTTrain: T } = globalThis;
   const STATES = 40, STATE_BYTES = 2 ** 26;  // kept of a run, for the slider through time
   const TELL = 250, KEEP = 20_000;  // milliseconds between two reports, two savings
   const SHORT = 48;  // tokens of a prompt that are looked inside at
@@ -202,30 +202,6 @@ globalThis.tinygptTrainWorker = { source: `(${function work() {
 
   // --- Files --------------------------------------------------------------------------
 
-  /** The files in a .zip whose entries are not compressed, as T.zip writes it. */
-  function unzip(bytes) {
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), files = {};
-    let at = 0;
-    while (at + 30 <= bytes.length && view.getUint32(at, true) === 0x04034b50) {
-      const [packed, size, label] = [view.getUint16(at + 8, true), view.getUint32(at + 22, true),
-        view.getUint16(at + 26, true)];
-      if (packed) {
-        throw new TinyGPT.UserError("This .zip is compressed: unpack it, and choose the files in it together.");
-      }
-      const name = new TextDecoder().decode(bytes.subarray(at + 30, at + 30 + label));
-      const start = at + 30 + label + view.getUint16(at + 28, true);
-      files[name.split("/").at(-1)] = bytes.slice(start, start + size);
-      at = start + size;
-    }
-    return files;
-  }
-
-  function readFiles(files) {
-    const names = Object.keys(files), [first] = names;
-    if (names.length === 1 && first.endsWith(".js")) return TinyGPT.readModel(files[first]);
-    return T.importRun(names.length === 1 && first.endsWith(".zip") ? unzip(files[first]) : files);
-  }
-
   /** The best weights of the run, or the opened model; with its settings. */
   function finished() {
     if (!run) return { ...opened, about: {} };
@@ -250,34 +226,9 @@ globalThis.tinygptTrainWorker = { source: `(${function work() {
   function modelAt(place) {
     if (!run) return opened.model;
     const state = run.states[Math.min(place, run.states.length - 1)];
-    if (seen.state !== state) seen = { state, model: T.fromSnapshot(state) };
-    if (run.trainer.breakIt.noPositions) seen.model.rotary = null;
+    if (seen.state !== state) seen = { state, model: tinygptLook.fromSnapshot(state) };
+    if (run.trainer?.breakIt.noPositions) seen.model.rotary = null;
     return seen.model;
-  }
-
-  /** The tokens whose vectors point most nearly the same way as that of `id`. */
-  function neighbours({ tokenEmbedding: { weight, dModel: C } }, tokenizer, id, most = 5) {
-    const dot = (i, j) => {
-      let sum = 0;
-      for (let n = 0; n < C; n++) sum += weight[i * C + n] * weight[j * C + n];
-      return sum;
-    };
-    const length = (i) => Math.sqrt(dot(i, i)) || 1;
-    return tokenizer.bytes.map((_, other) => ({ other, cosine: dot(id, other) / length(id) / length(other) }))
-      .filter(({ other }) => other !== id).sort((a, b) => b.cosine - a.cosine).slice(0, most)
-      .map(({ other, cosine }) => ({ text: tokenizer.decode([other]), cosine }));
-  }
-
-  /** The likeliest next token after each block, read with the model's own head. */
-  function lens(model, tokenizer, ids) {
-    const C = model.config.d_model, rows = [];
-    const read = (x) => {
-      const shares = TinyGPT.nextTokenProbabilities(model.logits(x.subarray(-C)));
-      const best = shares.reduce((a, share, id) => (share > shares[a] ? id : a), 0);
-      rows.push({ text: tokenizer.decode([best]), share: shares[best] });
-    };
-    model.vectors(ids, undefined, { block: (layer, x) => read(x) });
-    return rows;
   }
 
   const acts = {
@@ -339,22 +290,31 @@ globalThis.tinygptTrainWorker = { source: `(${function work() {
 
     open({ files }) {
       running++;
-      opened = { name: Object.keys(files)[0], ...readFiles(files) };
+      opened = { name: Object.keys(files)[0], ...T.readFiles(files) };
       run = null;
       const { model: { config }, name, tokenizer } = opened;
       postMessage({ kind: "opened", name, config, vocabulary: tokenizer.vocabSize });
     },
 
     look({ place, prompt }) {
-      const tokenizer = (run ?? opened).tokenizer, model = modelAt(place);
-      const isCausal = !run?.trainer.breakIt.noMask, room = Math.min(SHORT, model.config.context_length);
-      const ids = tokenizer.encode(prompt).slice(-room);
-      const { text } = T.sample(model, tokenizer, { prompt, n: 40 });
-      postMessage({
-        kind: "looked", place, prompt, text, token: tokenizer.decode(ids.slice(-1)),
-        attention: T.attentionOf(model, tokenizer, { prompt: tokenizer.decode(ids), isCausal }),
-        near: neighbours(model, tokenizer, ids.at(-1)), lens: lens(model, tokenizer, ids),
-      });
+      const { tokenizer } = run ?? opened, isCausal = !run?.trainer?.breakIt.noMask;
+      const found = tinygptLook.look(modelAt(place), tokenizer, { prompt, room: SHORT, isCausal });
+      postMessage({ kind: "looked", place, ...found });
+    },
+
+    /** A run made beforehand (see resources/moments.js): its states only, in base64. */
+    moments({ config, tokenizer, states }) {
+      const bytes = (text) => Uint8Array.from(atob(text), (byte) => byte.charCodeAt(0)).buffer;
+      run = {
+        tokenizer: new TinyGPT.Tokenizer(tokenizer),
+        states: states.map(({ values, scales }) => (
+          { config, values: new Int8Array(bytes(values)), scales: new Float32Array(bytes(scales)) })),
+      };
+    },
+
+    /** What is only needed now and then: the sources of more of the engine. */
+    code({ sources }) {
+      importScripts(URL.createObjectURL(new Blob(sources, { type: "text/javascript" })));
     },
 
     download({ format }) {

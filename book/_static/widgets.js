@@ -111,28 +111,29 @@
 
   // --- Fetch and start --------------------------------------------------------------
 
-  const widgets = {};
-  window.tinygptWidgets = {
-    widgets, data: {},
-    make, slider, choice, button, number, table, canvas, title, task, spoken,
-    path, visible, percent, written, fixed, softmax, random,
-  };
-
-  /** Run a script beside this one, once. (fetch() does not work from file://.) */
+  /** Run a script, once; `name` is looked for beside the widgets. (fetch() does not work
+      from file://.) */
   const fetched = {};
   const fetchScript = (name) => (fetched[name] ??= new Promise((done, failed) => {
-    const src = here.replace(/widgets\.js.*/, `widgets/${name}.js`);
+    const src = new URL(`widgets/${name}.js`, here).href;
     const script = make("script", { src });
     script.addEventListener("load", done);
     script.addEventListener("error", failed);
     document.head.append(script);
   }));
 
+  const widgets = {};
+  window.tinygptWidgets = {
+    widgets, data: {},
+    make, slider, choice, button, number, table, canvas, title, task, spoken,
+    path, visible, percent, written, fixed, softmax, random, fetchScript,
+  };
+
   async function start(box) {
     const { widget, data } = box.dataset;
     await Promise.all([fetchScript(widget), data && fetchScript(data)]);
     box.replaceChildren();  // a sentence for readers without scripts
-    widgets[widget](box, window.tinygptWidgets.data[data]);
+    await widgets[widget](box, window.tinygptWidgets.data[data]);
     box.dataset.drawn = "";
   }
 

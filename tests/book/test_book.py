@@ -496,8 +496,8 @@ def test_every_function_shown_exists_in_both_languages() -> None:
         same = camel_case(python.split(".", 2)[2])
         assert javascript == NAMED_OTHERWISE.get(python, same)
 
-    script = tool.SCRIPT.read_text("utf-8")
-    sections = re.findall(r"^  // --- ([\w/]+)\.py", script, re.MULTILINE)
+    scripts = "".join((tool.STATIC / name).read_text("utf-8") for name in tool.SCRIPTS)
+    sections = re.findall(r"^  // --- ([\w/]+)\.py", scripts, re.MULTILINE)
     assert all((ROOT / "tinygpt" / f"{module}.py").is_file() for module in sections)
     order = [sections.index("/".join(name.split(".")[:2])) for name in twins]
     assert order == sorted(order), "the page, the script and this list go the same way"

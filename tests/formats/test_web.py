@@ -35,7 +35,8 @@ from tinygpt.text.bpe import DIGITS_PATTERN
 from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
 
 STATIC = Path(__file__).resolve().parents[2] / "book" / "_static"
-JS, SIMD = STATIC / "tinygpt.js", STATIC / "tinygpt_simd.js"
+NAMES = ("tinygpt_wasm", "tinygpt_simd", "tinygpt", "tinygpt_web")
+SCRIPTS = WASM, SIMD, JS, WEB = [STATIC / f"{name}.js" for name in NAMES]
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(
     NODE is None, reason="no Node here: apt-get install nodejs runs these tests"
@@ -85,7 +86,7 @@ def run_node(
         f"process.stdout.write(JSON.stringify((() => {{ {code} }})()));"
     )
     done = subprocess.run(
-        [NODE, "-e", frame, str(JS), str(SIMD), *map(str, words)],
+        [NODE, "-e", frame, str(WEB), str(SIMD), *map(str, words)],
         input=json.dumps(given).encode("ascii"),
         capture_output=True,
         check=False,
@@ -343,9 +344,10 @@ def test_a_page_that_forbids_webassembly_still_writes(tmp_path: Path) -> None:
     return [true, false].map((wasm) => {{
       const page = vm.createContext({{ TextEncoder, TextDecoder }},
         {{ codeGeneration: {{ wasm }} }});
-      for (const source of [tinygptSimd.source, TinyGPT.source, file]) {{
-        vm.runInContext(source, page);
+      for (const part of [tinygptWasm, tinygptSimd, TinyGPT, tinygptWeb]) {{
+        vm.runInContext(part.source, page);
       }}
+      vm.runInContext(file, page);
       const model = vm.runInContext("TinyGPT.buildModel(tinygptModel).model", page);
       const fast = linearsOf(model).filter((linear) =>
         Object.hasOwn(linear, "product"));
@@ -548,7 +550,7 @@ def test_a_chat_has_the_form_of_python(tokenizer: Tokenizer, tmp_path: Path) -> 
 # --- Where it runs ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", [JS, SIMD])
+@pytest.mark.parametrize("path", SCRIPTS, ids=NAMES)
 def test_the_source_evaluates_no_text_and_asks_for_nothing(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     for word in ("eval(", "Function(", "fetch(", "import(", "XMLHttp", "http"):
@@ -561,6 +563,7 @@ def test_both_files_are_plain_scripts(tmp_path: Path) -> None:
     code = """const vm = require("vm");
     const page = vm.createContext({ TextEncoder, TextDecoder });
     vm.runInContext(TinyGPT.source, page);  // what a Worker is made of
+    vm.runInContext(tinygptWeb.source, page);
     vm.runInContext(fs.readFileSync(words[0]).toString("utf16le").slice(1), page);
     return vm.runInContext(
       "TinyGPT.buildModel(tinygptModel).tokenizer.encode('hi')", page);"""
@@ -571,12 +574,14 @@ PAGE = """<!doctype html><meta charset="utf-8"><title>A model in the page</title
 <meta http-equiv="Content-Security-Policy"
   content="default-src 'none'; worker-src blob:;
     script-src file: blob: 'nonce-x' 'wasm-unsafe-eval'">
-<script src="tinygpt_simd.js"></script><script src="tinygpt.js"></script>
+<script src="tinygpt_wasm.js"></script><script src="tinygpt_simd.js"></script>
+<script src="tinygpt.js"></script><script src="tinygpt_web.js"></script>
 <script src="model.js"></script>
 <script nonce="x">
 %s
 window.ask = (given) => new Promise((done, failed) => {
-  const code = [tinygptSimd.source, TinyGPT.source, answer,
+  const engine = [tinygptWasm, tinygptSimd, TinyGPT, tinygptWeb];
+  const code = [...engine.map(({ source }) => `${source};`), answer,
     `onmessage = ({ data: { file, given } }) =>
       postMessage(answer(TinyGPT, TinyGPT.buildModel(file), given));`];
   const worker = new Worker(URL.createObjectURL(new Blob(code)));
@@ -591,7 +596,7 @@ def ask_page(
     browser: Any, folder: Path, model: Path, content: str, given: dict[str, Any]
 ) -> tuple[Any, list[str]]:
     """What a Worker of a page answers, and what the page complains about."""
-    for script in (JS, SIMD, model):
+    for script in (*SCRIPTS, model):
         shutil.copy(script, folder)
     page_path = folder / "page.html"
     page_path.write_text(content % ANSWER, encoding="utf-8")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import load_tool
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -36,8 +37,8 @@ from tinygpt.training.trainer import Trainer
 
 STATIC = Path(__file__).resolve().parents[2] / "book" / "_static"
 FILES = [
-    "tinygpt_simd.js", "tinygpt.js", "tinygpt_backward.js", "tinygpt_train_simd.js",
-    "tinygpt_train.js", "tinygpt_files.js",
+    "tinygpt_wasm.js", "tinygpt.js", "tinygpt_look.js", "tinygpt_backward.js",
+    "tinygpt_train_simd.js", "tinygpt_train.js", "tinygpt_web.js", "tinygpt_files.js",
 ]  # fmt: skip
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(
@@ -46,7 +47,9 @@ pytestmark = pytest.mark.skipif(
 both = pytest.mark.parametrize("simd", [False, True], ids=["plain", "simd"])
 
 
-def run_node(code: str, *words: str | Path, given: Any = None) -> Any:
+def run_node(
+    code: str, *words: str | Path, given: Any = None, scripts: Path = STATIC
+) -> Any:
     """What `code` returns, through JSON; it sees `T`, `TinyGPT`, `words`, `given`."""
     assert NODE is not None
     frame = (
@@ -60,7 +63,7 @@ def run_node(code: str, *words: str | Path, given: Any = None) -> Any:
         f"process.stdout.write(JSON.stringify((() => {{ {code} }})()));"
     )
     done = subprocess.run(
-        [NODE, "-e", frame, str(STATIC), *map(str, words)],
+        [NODE, "-e", frame, str(scripts), *map(str, words)],
         input=json.dumps(given).encode("ascii"),
         capture_output=True,
         check=False,
@@ -836,3 +839,29 @@ def test_a_computer_that_sleeps_in_a_step_costs_the_run_one_step() -> None:
     )
     assert after == pytest.approx(before * 4 / 3)
     assert not is_over
+
+
+@both
+def test_scripts_without_comments_train_alike(tmp_path: Path, simd: bool) -> None:
+    lean = load_tool("lean").lean
+    for path in STATIC.glob("*.js"):
+        short = lean(path.read_text(encoding="utf-8"))
+        assert lean(short) == short
+        (tmp_path / path.name).write_text(short, encoding="utf-8")
+        checked = [str(NODE), "--check", str(tmp_path / path.name)]
+        subprocess.run(checked, check=True, capture_output=True)
+    code = """
+    return made.map(([recipe, plan]) => {
+      const trainer = T.createTrainer(data, plan, { simd: words[1] === "simd" });
+      const losses = [];
+      while (losses.length < 6) losses.push(trainer.step().loss);
+      const files = T.exportRun(trainer.model(), data.tokenizer, { train: plan.train });
+      const { model, tokenizer } = T.readFiles({ "run.zip": T.zip(files) });
+      return [losses, T.sample(model, tokenizer, { prompt: "The" }).text,
+        [...T.snapshotOf(plan.model, T.namedWeights(model)).scales]];
+    });
+    """
+    words = (shipped("stories.txt"), "simd" if simd else "plain")
+    given = ["tiny", "story"]
+    wanted = run_node(RUN + code, *words, given=given)
+    assert run_node(RUN + code, *words, given=given, scripts=tmp_path) == wanted

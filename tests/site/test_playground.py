@@ -27,7 +27,9 @@ expect = sync_api.expect
 STATIC = ROOT / "book" / "_static"
 DOOR = ("playground.js", "playground.css")
 ROOM = (
+    "tinygpt_wasm.js",
     "tinygpt_simd.js",
+    "tinygpt_web.js",
     "tinygpt.js",
     "playground_worker.js",
     "playground_inside.js",

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, violations
+from conftest import ROOT, load_tool, violations
 
 import tinygpt
 
@@ -25,6 +25,7 @@ expect = sync_api.expect
 
 STATIC = ROOT / "book" / "_static"
 BEFORE = ("train.js", "train.css", "playground.css")
+ON_PAGES = ("accessibility.js", "door.js")  # of the site
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Train</title>
 <meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none';
@@ -113,8 +114,8 @@ def test_nothing_is_fetched_before_the_start(visit: Any) -> None:
     page.on("request", lambda request: fetched.append(Path(request.url).name))
     page.reload()
     assert set(fetched) == {"page.html", *BEFORE}
-    scripts = ["accessibility", "widgets", "playground", "door", "train"]
-    assert sum((STATIC / f"{name}.js").stat().st_size for name in scripts) < 30_000
+    scripts = ["train.js", *ON_PAGES]
+    assert sum((STATIC / name).stat().st_size for name in scripts) < 30_000
     page.get_by_label("minutes").fill("11")
     press(page, "Train")
     expect(status(page)).to_have_text("Choose a time of up to 10 minutes.")
@@ -350,6 +351,8 @@ def test_in_the_background_it_trains_on_and_the_page_is_never_busy(
     page = visit()
     silent = in_worker("indexedDB.open = () => ({});")  # it never answers
     page.add_init_script(LISTEN + silent)
+    fetched: set[str] = set()
+    page.on("request", lambda request: fetched.add(Path(request.url).name))
     page.reload()
     prepare(page, 0.12)
     trace = tmp_path / "trace.json"
@@ -376,6 +379,12 @@ def test_in_the_background_it_trains_on_and_the_page_is_never_busy(
     heard = page.evaluate("heard")
     assert len(heard) < 16
     assert not any("tokens a second" in words for words in heard)
+    # What a run needs, and not what opens and saves files; and of that no comments.
+    own = fetched & {path.name for path in STATIC.glob("*.js")}
+    assert not own & {"tinygpt_files.js", "tinygpt_web.js", "tinygpt_simd.js"}
+    lean = load_tool("lean").lean
+    sources = [(STATIC / name).read_text("utf-8") for name in own | set(ON_PAGES)]
+    assert sum(len(lean(source).encode()) for source in sources) < 120_000
 
 
 def test_a_full_disk_is_said_and_the_run_goes_on(visit: Any) -> None:

@@ -22,7 +22,8 @@ PAGE, STYLE, PICTURE = "index.html", "page.css", "losses.png"
 # What pyproject.toml puts into the wheel for `shipped`.
 PARTS = (
     "playground.css", "playground.js", "playground_inside.js", "playground_parts.js",
-    "playground_worker.js", "tinygpt.js", "tinygpt_simd.js",
+    "playground_worker.js", "tinygpt.js", "tinygpt_simd.js", "tinygpt_wasm.js",
+    "tinygpt_web.js",
 )  # fmt: skip
 _MARK = '<meta name="generator" content="tinygpt open">'
 _PAGE = """<!doctype html>
