@@ -197,8 +197,8 @@ def optimizers() -> None:
     ax = new_axes()
     for i, (name, label) in enumerate(OPTIMIZERS.items()):
         runs = found["groups"]["optimizers"][found["best"][name]]["runs"].values()
-        curves = [[p["bits_per_byte"] for p in run["curve"][:-1]] for run in runs]
-        steps = [p["step"] for p in next(iter(runs))["curve"][:-1]]
+        curves = [[p["bits_per_byte"] for p in run["curve"]] for run in runs]
+        steps = [p["step"] for p in next(iter(runs))["curve"]]
         low, high = (list(map(f, zip(*curves, strict=True))) for f in (min, max))
         ax.fill_between(steps, low, high, color=CYCLE[i], alpha=0.25)
         middle = [sum(points) / len(points) for points in zip(*curves, strict=True)]
