@@ -378,7 +378,8 @@ def test_finetune_and_export_from_the_command_line(
     assert re.match(r"runs/finetune: .* windows of chats\.jsonl, \d+ steps", out)
     assert "Step: 0 Training Loss: " in out
     assert "MB of weights." in out
-    assert out.count("before:") == out.count("after:") > 1
+    assert out.count("before:") == out.count("after:") == 1
+    assert "\nUser:   the buyer asks\n" in out  # of these chats, not of the shop's
     for bad, sentence in (
         ([*argv, "--name", "finetune"], "runs/finetune exists"),
         (["train", "--resume", "--name", "finetune"], "`tinygpt finetune --resume "),

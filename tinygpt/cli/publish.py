@@ -91,8 +91,8 @@ def run_open(args: Open, llm: Any) -> None:
 def _about(llm: Any) -> dict[str, Any]:
     """What a page tells of a model: its size, its runs, a first text, questions."""
     from tinygpt.errors import UserError
-    from tinygpt.finetuning.chat_data import chat_parts
-    from tinygpt.text.corpora import CORPORA, holds_chats, load_chats
+    from tinygpt.finetuning.run import prompts
+    from tinygpt.text.corpora import CORPORA, holds_chats
     from tinygpt.training.checkpoint import RunFolder
     from tinygpt.training.history import history
 
@@ -110,13 +110,9 @@ def _about(llm: Any) -> dict[str, Any]:
         told["is_chat"] = True
         if config.data not in CORPORA:
             try:
-                chats = chat_parts(load_chats(config.data)).val[:3]
+                told["questions"] = prompts(config.data)
             except UserError:  # they are no longer there
-                chats = []
-            asked = [
-                m["content"] for chat in chats for m in chat if m["role"] == "user"
-            ]
-            told["questions"] = asked[:3]
+                told["questions"] = []
     return told
 
 

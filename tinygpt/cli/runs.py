@@ -82,8 +82,7 @@ def run_train(args: Train) -> None:
 def run_finetune(args: Finetune) -> None:
     """Fine-tune, printing every evaluation; then answer the same questions twice."""
     calm_threads()
-    from tinygpt.finetuning.run import PROMPTS, find_run, finetune
-    from tinygpt.llm import load
+    from tinygpt.finetuning.run import find_run, finetune
     from tinygpt.text.corpora import holds_chats
 
     world = World.from_environment()
@@ -103,11 +102,7 @@ def run_finetune(args: Finetune) -> None:
     what = "adapters" if config.lora else "weights"
     tell(f"Saved in {path}: {size / 1e6:.2f} MB of {what}.")
     if holds_chats(config.data):
-        before, after = load(config.model), load(path)
-        for prompt in PROMPTS:
-            say(f"\nUser:   {prompt}")
-            for when, llm in (("before", before), ("after", after)):
-                say(f"{when + ':':<7} {console.one_answer(llm, prompt, config.seed)}")
+        _answers(config, path)
     say()
     tell(f"Talk to it: tinygpt chat --model {path}, or tinygpt open {path}")
 
@@ -116,8 +111,7 @@ def run_reward(args: Reward) -> None:
     """Learn from a reward, printing every evaluation; then answer prompts twice."""
     calm_threads()
     from tinygpt.finetuning.policy_run import learn_from_rewards
-    from tinygpt.finetuning.run import PROMPTS, find_run
-    from tinygpt.llm import load
+    from tinygpt.finetuning.run import find_run
 
     world = World.from_environment()
     path = _path(args, "reward")
@@ -132,16 +126,24 @@ def run_reward(args: Reward) -> None:
         world.stop()
     if not world.is_main or args.is_silent:
         return
-    before, after = load(config.model), load(path)
-    for prompt in PROMPTS:
-        say(f"\nUser:   {prompt}")
-        for when, llm in (("before", before), ("after", after)):
-            say(f"{when + ':':<7} {console.one_answer(llm, prompt, config.seed)}")
+    _answers(config, path)
     say()
     tell(
         f"Saved in {path}. Talk to it: tinygpt chat --model {path}, or tinygpt open "
         f"{path}"
     )
+
+
+def _answers(config: FinetuneConfig | RewardConfig, path: Path) -> None:
+    """Let the model before the run and the one after it answer the same prompts."""
+    from tinygpt.finetuning.run import prompts
+    from tinygpt.llm import load
+
+    before, after = load(config.model), load(path)
+    for prompt in prompts(config.data):
+        say(f"\nUser:   {prompt}")
+        for when, llm in (("before", before), ("after", after)):
+            say(f"{when + ':':<7} {console.one_answer(llm, prompt, config.seed)}")
 
 
 def _path(args: Train | Finetune | Reward, start: str) -> Path:

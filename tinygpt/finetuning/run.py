@@ -18,7 +18,7 @@ from tinygpt.config import FinetuneConfig
 from tinygpt.errors import UserError, require
 from tinygpt.files import exists, shipped
 from tinygpt.finetuning.chat import add_speakers, has_speakers
-from tinygpt.finetuning.chat_data import ChatData, PackedBatches
+from tinygpt.finetuning.chat_data import ChatData, PackedBatches, chat_parts
 from tinygpt.finetuning.lora import add_lora, merge, remove_lora
 from tinygpt.formats.huggingface import load_gpt2
 from tinygpt.formats.model_files import PRETRAINED_NAMES
@@ -26,7 +26,7 @@ from tinygpt.model.attention import MultiHeadAttention
 from tinygpt.model.gpt import GPT
 from tinygpt.runtime.distributed import World
 from tinygpt.runtime.memory import require_memory
-from tinygpt.text.corpora import holds_chats
+from tinygpt.text.corpora import CORPORA, holds_chats, load_chats
 from tinygpt.text.dataset import Batches
 from tinygpt.text.tokenizer import Tokenizer
 from tinygpt.training.checkpoint import BASE, RunFolder
@@ -34,7 +34,7 @@ from tinygpt.training.run import Run, require_same, restarted
 from tinygpt.training.tensor_file import read_header, require_fit
 from tinygpt.training.text_data import TextData
 
-PROMPTS = (
+PROMPTS = (  # for the support of a shop, whose chats ship
     "I need to cancel my order please",
     "My parcel has not arrived yet.",
     "Do you have a gift card?",
@@ -55,6 +55,21 @@ KEPT = (  # settings that a resumed run cannot change
     "lora_alpha",
     "lora_dropout",
 )
+
+
+def prompts(data: str) -> list[str]:
+    """Three things to say to a model before and after it learns from the chats `data`.
+
+    Of one's own chats, the shortest of the users' messages that validate.
+
+    Raises:
+        UserError: as `load_chats` and `chat_parts`.
+    """
+    if data in CORPORA:
+        return list(PROMPTS)
+    messages = [m for chat in chat_parts(load_chats(data)).val for m in chat]
+    said = dict.fromkeys(m["content"] for m in messages if m["role"] == "user")
+    return sorted(said, key=len)[:3]
 
 
 # --- Loading ----------------------------------------------------------------------
