@@ -24,7 +24,7 @@ from tinygpt.course.exercises import exercises
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
-PAGES = sorted((ROOT / "book").glob("*.md"))
+PAGES = sorted((ROOT / "book").glob("[!R]*.md"))  # no README
 # What each chapter is about, in order; it may import these and all before them.
 MODULES = {
     "00_one_minute": set(),
