@@ -134,7 +134,7 @@
       caption("Loss"), ...loss.nodes, caption("What it writes, from one and the same seed"), sample,
       make("details", {}, make("summary", {}, "What it wrote before"), older),
       caption("Whom a head attends to, in the first words of the validation text"), ...eye.nodes);
-    const ends = make("p", { class: "acts", hidden: "" }, ...saves, forget);
+    const ends = make("p", { class: "acts", hidden: "" }, ...saves, ...(isSmall ? [] : [forget]));
     const unkept = make("output", { "aria-live": "polite" });
     const work = make("div", { hidden: "" }, make("p", { class: "acts" }, pause, stop), bar, line);
     box.append(work, onwardLabel, live, ...(isSmall ? [] : [past.room]), unkept, ends);

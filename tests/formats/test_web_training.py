@@ -865,3 +865,29 @@ def test_scripts_without_comments_train_alike(tmp_path: Path, simd: bool) -> Non
     given = ["tiny", "story"]
     wanted = run_node(RUN + code, *words, given=given)
     assert run_node(RUN + code, *words, given=given, scripts=tmp_path) == wanted
+
+
+def test_the_run_of_chapter_07_is_one_of_the_page() -> None:
+    code = """
+    globalThis.window = { tinygptWidgets: { data: {} } };
+    require(folder + '/widgets/moments_stories.js');
+    const { config, states, tokenizer } = window.tinygptWidgets.data.moments_stories;
+    const bytes = (text) => new Uint8Array(Buffer.from(text, "base64")).buffer;
+    const data = T.prepare(T.readText(fs.readFileSync(words[0])),
+      { tokenizer: new TinyGPT.Tokenizer(tokenizer) });
+    const sizes = { d_model: config.d_model, n_layers: config.n_layers,
+      n_heads: config.n_heads, context_length: config.context_length };
+    const plan = T.plan(data, { speed: 1e9, minutes: 1, sizes, steps: 10 });
+    const fresh = Buffer.from(T.createTrainer(data, plan).snapshot().values);
+    const { values, scales, bits } = states.at(-1);
+    const model = T.fromSnapshot({ config, values: new Int8Array(bytes(values)),
+      scales: new Float32Array(bytes(scales)) });
+    const trained = T.startFrom(model, data, plan);
+    const steps = states.map(({ step }) => step);
+    return [fresh.toString("base64") === states[0].values, steps,
+      trained.evaluate({ windows: 64 }).bitsPerByte - bits];
+    """
+    begins_alike, steps, off = run_node(code, shipped("stories.txt"))
+    assert begins_alike
+    assert steps == sorted(steps) and len(steps) == 9
+    assert abs(off) < 0.06

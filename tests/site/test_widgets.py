@@ -26,6 +26,7 @@ WANTED = (  # how the pages ask for each
     ("depth", ""),
     ("neighbours", 'data-data="neighbours_story"'),
     ("merges", 'data-data="merges_course"'),
+    ("moments", 'data-data="moments_stories"'),
 )
 
 
@@ -294,3 +295,29 @@ def test_a_word_grows_merge_by_merge(widget) -> None:
     assert page.locator(".chip").all_inner_texts() == ["␣customer"]
     page.get_by_role("combobox").select_option(index=1)
     assert page.locator(".chip").count() == 8
+
+
+def test_a_run_through_time(widget) -> None:
+    page = widget("moments", 'data-data="moments_stories"')
+    expect = pytest.importorskip("playwright.sync_api").expect
+    moment, prompt = page.get_by_label("moment"), page.get_by_label("prompt")
+    text, near = page.locator(".history .text"), page.locator(".history .near")
+    expect(page.locator(".lens li")).to_have_count(2)
+    late = [text.inner_text(), near.inner_text()]
+    assert all(f"␣{word}”" in late[1] for word in ("so", "too", "more", "as", "even"))
+    assert (ROOT / "book/_static/widgets/moments_stories.js").stat().st_size < 3_000_000
+    moment.press("Home")
+    expect(text).not_to_have_text(late[0])
+    expect(near).not_to_have_text(late[1])
+    assert re.fullmatch(
+        r"step 0, \d\.\d\d bits.*", moment.get_attribute("aria-valuetext")
+    )
+    drag(page, moment, "last")
+    expect(text).to_have_text(late[0])
+    prompt.fill("The little girl was very")
+    prompt.press("Tab")
+    expect(text).to_contain_text("The little girl was very")
+    prompt.fill("")
+    prompt.press("Tab")
+    expect(page.locator(".history output")).to_contain_text("The prompt is empty")
+    assert page.complaints == []
