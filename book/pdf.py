@@ -3,10 +3,10 @@
 The articles of all pages, in the order of the table of contents, are joined to one page
 of HTML and printed by Chromium with `print.css`: every fold open, widgets as they stand
 when they are opened, links between pages as links inside the book. The page numbers of
-the contents come from a first print, the file from a second.
+the contents come from a first print, the file from a second. The reference of the
+package is the appendix.
 
-What it leaves out: the reference of the package, which is longer than the course, and
-is read with a search.
+What it leaves out: what moves. A widget stands still, and a quiz shows its answers.
 """
 
 import argparse
@@ -23,7 +23,8 @@ from offered import link_offers
 
 HERE = Path(__file__).resolve().parent
 SITE = HERE / "_build" / "html"
-LEFT_OUT = "The package"  # a part of the table of contents
+APPENDIX = "The package"  # a part of the table of contents
+MAY_BREAK = 16  # lines of a cell of code from which a page may end within it
 NOT_PRINTED = "nav.way, .headerlink, button, script, style, .toctree-wrapper"
 WRITE_NUMBERS = """numbers => document.querySelectorAll(".contents .number")
   .forEach((place, i) => { place.textContent = numbers[i]; })"""
@@ -42,9 +43,9 @@ def parts() -> list[tuple[str, list[str]]]:
     toc = yaml.safe_load((HERE.parent / "_toc.yml").read_text(encoding="utf-8"))
     found = [("", [toc["root"]])]
     for part in toc["parts"]:
-        if part["caption"] != LEFT_OUT:
-            names = [entry["file"] for entry in part["chapters"]]
-            found.append((part["caption"], names))
+        names = [entry["file"] for entry in part["chapters"]]
+        last = part["caption"] == APPENDIX
+        found.append(("Appendix: the package" if last else part["caption"], names))
     return found
 
 
@@ -61,6 +62,9 @@ def article(site: Path, name: str, printed: set[str]) -> Tag:
         node.decompose()
     for fold in found.select("details"):
         fold["open"] = ""
+    for code in found.select(".cell_input"):
+        if code.get_text().strip().count("\n") >= MAY_BREAK:
+            code["class"] = [*code["class"], "long"]
     for node in found.select("[id]"):
         node["id"] = within(name, node["id"])
     folder = Path(name).parent
@@ -74,7 +78,7 @@ def article(site: Path, name: str, printed: set[str]) -> Tag:
         if page in printed:
             link["href"] = "#" + within(page, target)
         else:
-            link.unwrap()  # to the reference, or to a file
+            link.unwrap()  # to a file
     found.name, found["id"] = "section", within(name)
     found["class"] = ["bd-article", "page"]
     return found
@@ -218,7 +222,7 @@ def print_book(
     try:
         opened(page, joined)
         found: list[int] = []
-        while True:  # at most twice: the numbers have their room beforehand
+        for _ in range(4):  # twice as a rule: the numbers have their room beforehand
             page.pdf(
                 path=path,
                 outline=True,
@@ -232,9 +236,9 @@ def print_book(
             before, found = found, numbers(book, path)
             if found == before:
                 break
-            if before:
-                sys.exit("The numbers in the contents have moved the pages.")
             page.evaluate(WRITE_NUMBERS, found)
+        else:
+            sys.exit("The numbers in the contents move the pages again and again.")
     finally:
         context.close()
         joined.unlink()

@@ -33,6 +33,14 @@ def test_all_pages_join_to_one_with_whole_links(site: Path) -> None:
             assert (site / source.split("?")[0]).is_file(), source
     assert not book.select("details:not([open])")
     assert not book.body.select("script, nav, button")
+    chapters = (ROOT / "chapters").glob("*.ipynb")
+    told = "".join(path.read_text(encoding="utf-8") for path in chapters)
+    shown = [fold.get_text() for fold in book.select("details[open] > summary")]
+    for kind in ("Answer", "Solution", "One solution", "Hint 1", "Put the lines in"):
+        there = told.count(f"<summary>{kind}")
+        assert sum(fold.startswith(kind) for fold in shown) == there > 10, kind
+    questions = book.select(".tinygpt-question > p:first-child")
+    assert len(questions) == told.count("**Question ") > 70
     headings = [heading for heading, _ in pdf.entries(book.select(pdf.ARTICLES))]
     entries = book.select(".contents li:not(.part)")
     assert len(headings) == len(entries) > len(NAMES) > 20
