@@ -319,6 +319,15 @@ def test_fine_tuning_leaves_its_base_as_it_was(
     assert_same_tensors(model.state_dict(), tuned.model.state_dict())
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_fine_tuning_takes_what_load_gives(folder: Path, llm: LLM, lora: bool) -> None:
+    llm.save(folder / "saved")
+    loaded, text = tinygpt.load(folder / "saved"), folder / "text.txt"
+    tuned = tinygpt.finetune(loaded, text, lora=lora, lr=0.02, **TUNING)
+    assert tuned.evaluate(text) != loaded.evaluate(text)
+    assert not any(p.requires_grad for p in loaded.model.parameters())
+
+
 def test_fine_tuning_takes_what_load_takes(here: Path) -> None:
     train(here, name="base", steps=1)
     tuned = tinygpt.finetune("base", "text.txt", name="tuned", **TUNING)

@@ -254,7 +254,8 @@ def _start(
 ) -> tuple[GPT, Tokenizer]:
     """The model before its adapters, and its tokenizer."""
     if base is not None and not resume:
-        return deepcopy(base[0]), base[1]
+        # One that `load` gave asks for no gradients.
+        return deepcopy(base[0]).requires_grad_(True), base[1]
     if resume and not config.lora:  # the checkpoint holds all weights
         model_config, _ = folder.configs()
         return GPT(model_config), folder.tokenizer()
