@@ -326,6 +326,7 @@ def test_by_keyboard_alone(visit) -> None:
     for box in page.locator(".tinygpt-question").all():
         tab_to(".tinygpt-question input")
         page.keyboard.press("Space")
+        page.keyboard.press("7")  # in a field for a number; a choice ignores it
         page.keyboard.press("ArrowDown")
         page.keyboard.press("Enter")
         assert said(box).startswith(("Right. ", "Not yet. "))
