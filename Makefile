@@ -50,7 +50,7 @@ pdf: .venv/.dev book ## the course as a PDF, in book/_build/html (needs Chromium
 # first look leaves out the text of a gigabyte and the browser.
 QUICK ?=
 BENCHES := $(patsubst %,benchmarks/%.py,time_to_quality training_step generation \
-	tokenizer start_up growth $(if $(QUICK),,bigger_text web_speed))
+	tokenizer start_up growth $(if $(QUICK),,bigger_text web_speed web_training))
 bench: .venv/.bench ## measure speed against others (QUICK=1: a first look, 5 minutes)
 	@for file in $(BENCHES); do echo "== $$file"; \
 	$(BIN)/python $$file $(if $(QUICK),--quick) || exit 1; done

@@ -20,6 +20,7 @@ ORDER = (
     "dial",
     "bigger_text",
     "web_speed",
+    "web_training",
 )
 
 

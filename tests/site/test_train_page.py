@@ -410,7 +410,7 @@ def test_a_broken_run_and_a_browser_that_keeps_nothing(visit: Any) -> None:
     refused = "Object.defineProperty(globalThis, 'indexedDB', { value: undefined });"
     page.add_init_script(refused + in_worker(refused))
     page.reload()
-    prepare(page, 0.05)
+    prepare(page, 0.08, width=24)
     page.get_by_text("Break it").click()
     page.get_by_label("targets not shifted").check()
     press(page, "Train")
