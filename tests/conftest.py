@@ -46,6 +46,7 @@ LONGEST = (
     "07_training.ipynb",
     "test_web.py",
     "test_resume.py",
+    "test_make_it_yours.py",
     "test_playground.py",
     "test_train_page.py",
     "test_main.py",
