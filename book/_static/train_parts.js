@@ -30,7 +30,9 @@
   const caption = (words) => make("p", { class: "caption" }, words);
   const whole = (n) => Math.round(n).toLocaleString("en");
   const percent = (share) => (share >= 0.0005 ? `${(100 * share).toFixed(1)} %` : "< 0.1 %");
-  const quoted = (text) => `“${text.replaceAll("\n", "⏎").replace(/^ /, "␣")}”`;
+  /** A text whose control characters can be seen: a fresh model writes as many as letters. */
+  const visible = (text) => text.replace(/[\0-\x08\x0b-\x1f\x7f]/g, "\ufffd");
+  const quoted = (text) => `“${visible(text).replaceAll("\n", "⏎").replace(/^ /, "␣")}”`;
 
   // --- Attention ------------------------------------------------------------------------
 
@@ -135,7 +137,7 @@
         look();
       },
       looked(found) {
-        text.replaceChildren(found.prompt, make("mark", {}, found.text));
+        text.replaceChildren(found.prompt, make("mark", {}, visible(found.text)));
         lens.replaceChildren(...found.lens.map(({ text: token, share }) =>
           make("li", {}, make("bdi", {}, quoted(token)), ` ${percent(share)}`)));
         near.textContent = `${quoted(found.token)}: ${found.near.map(({ text: token, cosine }) =>
@@ -162,6 +164,7 @@
   }
 
   globalThis.tinygptTrainParts = {
-    make, button, sourcesOf, makeWorker, caption, whole, percent, quoted, attention, history,
+    make, button, sourcesOf, makeWorker, caption, whole, percent, visible, quoted, attention,
+    history,
   };
 })();

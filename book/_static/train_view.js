@@ -4,7 +4,7 @@
    What it leaves out: all that is computed (train_worker.js). */
 "use strict";
 (() => {
-  const { make, button, caption, whole, attention, history, sourcesOf, makeWorker } =
+  const { make, button, caption, whole, visible, attention, history, sourcesOf, makeWorker } =
     globalThis.tinygptTrainParts;
   const MOST_SHOWN = 8;  // bits per byte; a broken run goes higher
 
@@ -151,7 +151,7 @@
     }
 
     function showSample({ step, prompt, text }) {
-      const line = [prompt, make("mark", {}, text)];
+      const line = [prompt, make("mark", {}, visible(text))];
       if (sample.childNodes.length) {
         const item = make("li", {}, make("b", {}, `step ${whole(Number(sample.dataset.step))} `), ...sample.childNodes);
         older.append(item);

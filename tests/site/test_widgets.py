@@ -312,6 +312,7 @@ def test_a_run_through_time(widget) -> None:
     assert re.fullmatch(
         r"step 0, \d\.\d\d bits.*", moment.get_attribute("aria-valuetext")
     )
+    assert not re.search(r"[\0-\x08\x0b-\x1f]", text.inner_text())  # noise can be seen
     drag(page, moment, "last")
     expect(text).to_have_text(late[0])
     prompt.fill("The little girl was very")
