@@ -72,6 +72,7 @@ def hub_files(repository: str) -> Fetch:
         from huggingface_hub.errors import (  # type: ignore[attr-defined]
             EntryNotFoundError,
             HTTPError,  # of requests or httpx, by version; so mypy does not know it
+            LocalEntryNotFoundError,
         )
     except ImportError as error:
         raise UserError(
@@ -83,7 +84,8 @@ def hub_files(repository: str) -> Fetch:
         try:
             return Path(hf_hub_download(repository, name))
         except (OSError, HTTPError, RuntimeError) as error:  # RuntimeError: hf_xet's
-            absent = isinstance(error, EntryNotFoundError)
+            local = isinstance(error, LocalEntryNotFoundError)  # nobody was asked
+            absent = isinstance(error, EntryNotFoundError) and not local
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise (AbsentError if absent else UserError)(
                 f"Cannot fetch {name} of {repository} ({reason}): check the network "
