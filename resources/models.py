@@ -4,7 +4,7 @@
 
 `tiny` is the preset that chapter 07 trains. `story` has GPT-2's shape and has read the
 stories, the larger `pocket-gpt2` the handbook too; `pocket-chat` is pocket-gpt2 after
-copying practice and the shop's chats. Each is trained by the `tinygpt` command, stored
+copying practice, the shop's chats, and rewards for right answers. Each is trained by the `tinygpt` command, stored
 in float16, described in a card, and entered with its fingerprint in data/README.md; if
 it was interrupted, it goes on where it stopped.
 """
@@ -78,7 +78,13 @@ CHAT = (
     "--embedding-lr 0.004 --weight-decay 0.5 --dropout 0.1 --average-fraction 0.1 "
     f"--eval-interval 100 {TUNE}"
 )
+REWARD = (
+    "reward --model build/models/tuned --steps 120 --batch-size 6 --lr 5e-5 "
+    "--kl-weight 0.1 --schedule linear --warmup-steps 10 --eval-interval 120 "
+    "--eval-windows 400"
+)
 PRACTISED = 2000  # conversations
+BEFORE = {"pocket-chat": ("practice", "tuned")}  # runs that a model's own begins with
 SIMPLE = ("unigram", "bigram", "Kneser-Ney", "xz")
 
 
@@ -115,10 +121,11 @@ def train_pocket() -> None:
 
 
 def train_chat() -> None:
-    """pocket-gpt2 after copying practice and the shop's chats, in GPT-2's format."""
+    """pocket-gpt2 after practice, chats and rewards, in GPT-2's format."""
     write_practice(RUNS / "practice.jsonl")
     train(PRACTICE, "practice")
-    export(train(CHAT, "pocket-chat"))
+    train(CHAT, "tuned")
+    export(train(REWARD, "pocket-chat"))
 
 
 def write_practice(path: Path) -> None:
@@ -136,6 +143,7 @@ def export(run: Path) -> None:
     """Write the best weights into data/, in float16."""
     to = DATA / run.name
     tinygpt(["export", f"--model={run}", f"--out={to}", "--dtype=float16"])
+    (to / "losses.png").unlink(missing_ok=True)  # the card says it in words
 
 
 # --- Cards ------------------------------------------------------------------------
@@ -247,7 +255,11 @@ def chat_card() -> dict[str, object]:
     loss = ChatData("shop-chats", tokenizer, window).evaluate(model)
     test = chat_parts(load_chats("shop-chats")).test
     report = evaluate_answers(model, tokenizer, test, load_questions())
-    rates = "\n".join(f"| {name} | {rate} |" for name, rate in report.rates.items())
+    tuned, _ = load_model(RUNS / "tuned")
+    early = evaluate_answers(tuned, tokenizer, test, load_questions()).rates
+    rates = "\n".join(
+        f"| {name} | {early[name]} | {rate} |" for name, rate in report.rates.items()
+    )
     before, _ = load_model(DATA / "pocket-gpt2")
     kept = "\n".join(
         f"| {name} | {text.evaluate(before).bits_per_byte:.4f} | "
@@ -257,24 +269,26 @@ def chat_card() -> dict[str, object]:
     )
     talks = "\n\n".join(chat_samples())
     return {
-        "what": "pocket-gpt2 after copying practice and the chats of one invented "
-        "shop: it answers questions about orders, and stops.",
+        "what": "pocket-gpt2 after copying practice, the chats of one invented shop, "
+        "and rewards for right answers: it answers questions about orders, and stops.",
         "parameters": model.n_parameters(),
         "data": "the training part of `data/shop_chats.jsonl`, with new order numbers "
-        f"in every epoch, after {PRACTISED:,} conversations of copying practice",
-        "command": f"`tinygpt {PRACTICE}`, then `tinygpt {CHAT}`",
+        f"in every epoch, after {PRACTISED:,} conversations of copying practice; then "
+        "its users' messages, to which the model's own answers were rewarded",
+        "command": f"`tinygpt {PRACTICE}`, `tinygpt {CHAT}` and `tinygpt {REWARD}`",
         "seed": FinetuneConfig().seed,
         "bits_per_byte": loss.bits_per_byte,
         "result": f"{loss.bits_per_byte:.4f} bits per byte (perplexity "
         f"{loss.perplexity:.1f}) on the answers of the validation part",
         "use": "to see what fine-tuning changes, in the terminal and in a page",
-        "limits": "it has read short stories, one book about selling and some thousand "
+        "limits": "it has read short stories, one book about selling and a few thousand "
         "short chats. It knows the rules of one shop that does not exist, no order and "
         "no other facts.",
         "more": f"## Is it right?\n\nAnswers to the {report.prompts} prompts of the "
         f"test part, {report.seeds} to each at temperature 0.7, judged by the checks "
         "of `tinygpt/finetuning/rewards.py`, as `tinygpt eval shop-chats` does it. "
-        f"They see patterns, not sense.\n\n| | answers |\n|---|---|\n{rates}\n\n"
+        f"They see patterns, not sense.\n\n| | before rewards | after |\n"
+        f"|---|---|---|\n{rates}\n\n"
         "What it has forgotten, in bits per byte:\n\n"
         f"| | pocket-gpt2 | pocket-chat |\n|---|---|---|\n{kept}\n\n"
         "## Ten first messages of the test part, and two from beyond the shop\n"
@@ -293,13 +307,14 @@ def chat_samples() -> Iterator[str]:
 
 def write_card(name: str, entries: dict[str, object]) -> None:
     """Write the model's README.md, in lines that fit a page."""
-    log, record = RunFolder(RUNS / name).read_log(), RunFolder(RUNS / name).settings()
-    best = min(log, key=lambda line: line["selection_loss"])
+    logs = [RunFolder(RUNS / run).read_log() for run in (*BEFORE.get(name, ()), name)]
+    record = RunFolder(RUNS / name).settings()
+    best = min(logs[-1], key=lambda line: line["selection_loss"])
     made = record["record"]
     n = made["threads"]
     entries |= {
         "step": best["step"],
-        "minutes": log[-1]["seconds"] / 60,
+        "minutes": sum(log[-1]["seconds"] for log in logs) / 60,
         "threads": f"{n} thread{'s' * (n > 1)} in {made['dtype']}",
     }
     more = str(entries.pop("more", ""))
@@ -345,7 +360,7 @@ def main() -> None:
         train_model, card = MODELS[name]
         train_model()
         write_card(name, card())
-        for done in (name, "practice"):  # so that next time it is trained anew
+        for done in (name, *BEFORE.get(name, ())):  # so that it is trained anew
             shutil.rmtree(RUNS / done, ignore_errors=True)
     write_rows()
 
