@@ -281,8 +281,8 @@ def chat_card() -> dict[str, object]:
         "result": f"{loss.bits_per_byte:.4f} bits per byte (perplexity "
         f"{loss.perplexity:.1f}) on the answers of the validation part",
         "use": "to see what fine-tuning changes, in the terminal and in a page",
-        "limits": "it has read short stories, one book about selling and a few thousand "
-        "short chats. It knows the rules of one shop that does not exist, no order and "
+        "limits": "it has read short stories, one book about selling and a few "
+        "thousand short chats. It knows the rules of one shop that does not exist, no order and "
         "no other facts.",
         "more": f"## Is it right?\n\nAnswers to the {report.prompts} prompts of the "
         f"test part, {report.seeds} to each at temperature 0.7, judged by the checks "
