@@ -4,9 +4,9 @@
 
 `tiny` is the preset that chapter 07 trains. `story` has GPT-2's shape and has read the
 stories, the larger `pocket-gpt2` the handbook too; `pocket-chat` is pocket-gpt2 after
-copying practice, the shop's chats, and rewards for right answers. Each is trained by the `tinygpt` command, stored
-in float16, described in a card, and entered with its fingerprint in data/README.md; if
-it was interrupted, it goes on where it stopped.
+copying practice, the shop's chats, and rewards for right answers. Each is trained by
+the `tinygpt` command, stored in float16, described in a card, and entered with its
+fingerprint in data/README.md; if it was interrupted, it goes on where it stopped.
 """
 
 import hashlib
@@ -282,8 +282,8 @@ def chat_card() -> dict[str, object]:
         f"{loss.perplexity:.1f}) on the answers of the validation part",
         "use": "to see what fine-tuning changes, in the terminal and in a page",
         "limits": "it has read short stories, one book about selling and a few "
-        "thousand short chats. It knows the rules of one shop that does not exist, no order and "
-        "no other facts.",
+        "thousand short chats. It knows the rules of one shop that does not exist, no "
+        "order and no other facts.",
         "more": f"## Is it right?\n\nAnswers to the {report.prompts} prompts of the "
         f"test part, {report.seeds} to each at temperature 0.7, judged by the checks "
         "of `tinygpt/finetuning/rewards.py`, as `tinygpt eval shop-chats` does it. "
