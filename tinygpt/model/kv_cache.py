@@ -16,7 +16,7 @@ class KVCache:
     `extend` appends one layer's new keys and values; `advance` counts the new tokens
     when every layer has done so. Setting `length` to 0 empties the cache.
 
-    Source: Pope et al. (2022), "Efficiently Scaling Transformer Inference",
+    Source: Pope et al. (2023), "Efficiently Scaling Transformer Inference",
     section 2.1.
     """
 
