@@ -1,27 +1,12 @@
 """Whether every word of the site stands out from what lies behind it, as computed.
 
 The checker of accessibility leaves open what it cannot decide, such as words on a
-striped table; here the colours are added up, layer by layer. What it leaves out: words
-in pictures.
+striped table; here the colours are added up, layer by layer. `test_site` asks it of
+every page. What it leaves out: words in pictures.
 """
 
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-PAGES = (
-    "book/intro",
-    "book/two_tools",
-    "book/notation",
-    "chapters/01_tokenization",
-    "chapters/04_attention",
-    "chapters/08_finetuning",
-    "book/playground",
-    "book/how_fast",
-    "book/glossary",
-    "book/api_model",
-)
 # WCAG 2.2, success criterion 1.4.3: 4.5 to 1, or 3 to 1 for large words.
 FAINT = """() => {
   const numbers = (colour) => {
@@ -66,21 +51,6 @@ FAINT = """() => {
   }
   return [...faint];
 }"""
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_word_stands_out(site: Path, browser: Any, scheme: str) -> None:
-    page = browser.new_page(color_scheme=scheme)
-    page.set_default_timeout(120_000)
-    faint = {}
-    for name in PAGES:
-        page.goto((site / f"{name}.html").as_uri())
-        page.wait_for_function("document.readyState === 'complete'")
-        page.add_style_tag(content="* { transition: none !important }")
-        if found := page.evaluate(FAINT):
-            faint[name] = found
-    page.close()
-    assert faint == {}
 
 
 def test_a_faint_word_is_found(browser: Any) -> None:

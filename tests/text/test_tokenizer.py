@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import regex
 import requests
 import tiktoken
 import tiktoken.load
@@ -238,6 +239,8 @@ def test_a_pattern_of_ones_own_is_split_in_python() -> None:
 
 def test_a_letter_that_only_one_unicode_table_knows() -> None:
     """U+088F, of Unicode 17: a letter to regex, and not yet to tiktoken."""
+    if not regex.fullmatch(r"\p{L}", "\u088f"):
+        pytest.skip("this regex is older than the letter")
     ours = train_bpe("a\u088f a\u088f a\u088f", 259)  # merges across the two
     text, in_rust = "a\u088f", ours.to_tiktoken().encode_ordinary
     assert ours.encode(text) == [256, 257]
