@@ -60,7 +60,7 @@ bench: .venv/.bench ## measure speed against others (QUICK=1: a first look, 5 mi
 models: .venv/.core ## train the models in data/ again (about an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python resources/models.py $(ARGS)
 
-# Four workers with one thread each keep two cores busy while a browser or a child is
+# Three workers with one thread each keep two cores busy while a browser or a child is
 # waited for. They take the files in the order of tests/conftest.py, not those of the most
 # tests first. nbval runs the chapters and compares what they show with what is stored.
 # COVER=1 counts the lines of the package that ran, which takes half as long again.
@@ -68,7 +68,7 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.
 FAST ?=
 COVER ?=
 test: .venv/.dev ## run all tests and chapters (FAST=1: the quick ones, no chapters and no browser)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
 		$(if $(FAST),-m "not slow" tests,$(if $(COVER),--cov=tinygpt) $(NBVAL)) $(ARGS)
 
 FUZZ_SECONDS ?= 120
