@@ -2,8 +2,9 @@
 
 The scripts of book/_static are written to be read, and a third of them is comments and
 spaces. A browser needs neither, so the build takes both out of what it publishes. Names
-and lines stay as they are, and the pages link to the sources themselves. What it leaves
-out: data, other people's scripts.
+and lines stay as they are, and the pages link to the sources themselves. (rjsmin leaves
+what stands within a template as it is, which here is whole workers, and has wheels for
+Linux only.) What it leaves out: data, other people's scripts.
 """
 
 import re

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, load_tool, violations
+from test_quiz import LISTEN
 
 import tinygpt
 
@@ -307,15 +308,6 @@ HIDE = """(is) => {
     }
     document.dispatchEvent(new Event("visibilitychange"));
 }"""
-# All that the page's live regions say.
-LISTEN = """globalThis.heard = [];
-addEventListener("DOMContentLoaded", () => new MutationObserver((changes) => {
-    for (const { target } of changes) {
-        const element = target.closest ? target : target.parentElement;
-        const region = element.closest("[aria-live]");
-        if (region?.textContent) heard.push(region.textContent);
-    }
-}).observe(document.body, { subtree: true, childList: true, characterData: true }));"""
 
 
 def in_worker(code: str) -> str:

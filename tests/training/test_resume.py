@@ -153,7 +153,12 @@ def test_a_signal_from_outside(sign: signal.Signals, line: str, home: Path) -> N
 # --- Two processes -----------------------------------------------------------------
 
 
-def torchrun(argv: list[str], *options: str, script: str | None = None) -> list[str]:
+def torchrun(
+    argv: list[str],
+    *options: str,
+    script: str | None = None,
+    counted: dict[str, str] = COUNTED,
+) -> list[str]:
     """What two processes of one machine print."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     program = ["-m", "tinygpt"] if script is None else [script]
@@ -162,7 +167,7 @@ def torchrun(argv: list[str], *options: str, script: str | None = None) -> list[
         # The last setting gives a restart a fresh store: in torchrun's shared one the
         # new processes find the addresses of the dead (pytorch issue 135712).
         env=ENVIRONMENT
-        | COUNTED
+        | counted
         | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         capture_output=True,
         text=True,
@@ -194,15 +199,24 @@ both = pytest.mark.skipif(not has_loopback(), reason="the loopback interface is 
 PAIR = {"optimizer": "muon", "dropout": 0.0, "steps": 20}
 
 
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder of a run by two processes, and what they printed."""
+    folder = tmp_path_factory.mktemp("pair")
+    return folder, torchrun(words(folder, "pair", **PAIR, grad_accumulation=2))
+
+
 @both
-def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None:
-    said = torchrun(words(tmp_path, "pair", **PAIR, grad_accumulation=2))
+def test_two_processes_train_as_one_with_twice_the_batch(
+    pair: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    folder, said = pair
     assert looks(said) == ["Step: 0", "Step: 10", "Step: 20"]
     assert sum("parameters" in line for line in said) == 1
     assert sum("Saved in" in line for line in said) == 1
     assert exit_code(words(tmp_path, "one", **PAIR, batch_size=12)) == 0
-    assert_same_to_rounding(tmp_path / "runs" / "pair", tmp_path / "runs" / "one")
-    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"pair", "one"}
+    assert_same_to_rounding(folder / "runs" / "pair", tmp_path / "runs" / "one")
+    assert [p.name for p in (folder / "runs").iterdir()] == ["pair"]
 
 
 # Process 1 of the first start kills itself in the middle of step 17.
@@ -247,3 +261,17 @@ def test_shares_of_the_weights_train_as_the_whole_and_survive_a_dead_process(
     assert plain[0].keys() == plain[1].keys()
     for name, tensor in plain[0].items():
         torch.testing.assert_close(tensor, plain[1][name], atol=1e-3, rtol=1e-2)
+
+
+@both
+def test_a_dead_process_costs_no_more_than_the_steps_since_the_last_state(
+    pair: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    """Bit for bit the run of two processes that nobody killed."""
+    folder, said = pair
+    script = tmp_path / "dying.py"
+    script.write_text(DYING, encoding="utf-8")
+    argv = words(tmp_path, "killed", **PAIR, grad_accumulation=2)
+    again = torchrun(argv, "--max-restarts=1", script=str(script), counted={})
+    assert looks(again) == looks(said) == ["Step: 0", "Step: 10", "Step: 20"]
+    assert_same_run(tmp_path / "runs" / "killed", folder / "runs" / "pair")

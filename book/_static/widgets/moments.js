@@ -26,7 +26,7 @@
     worker.postMessage({ kind: "moments", ...data });
     const room = make("div", { class: "tinygpt-train tinygpt-playground" }, past.room);
     box.append(title("Try it: one run through time"),
-      task(box.dataset.task ?? "Draw the slider from the left to the right."), room);
+      task(box.dataset.task ?? "Drag the slider from left to right."), room);
     past.begin({ states: data.states.map(({ step }) => step) }, data.config);
     past.suggest(data.prompt);
     past.last();
