@@ -196,7 +196,7 @@ def write(site: Path, path: Path, names: list[str], captions: dict[str, str]) ->
     from playwright.sync_api import Error, sync_playwright
 
     program = shutil.which("chromium") or shutil.which("chromium-browser")
-    options = {"executable_path": program, "args": ["--no-sandbox"]}
+    options = {"executable_path": program, "args": ["--no-sandbox", "--disable-gpu"]}
     with sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(**options)

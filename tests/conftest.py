@@ -172,7 +172,9 @@ def browser() -> Iterator[Any]:
         pytest.skip("no Chromium here: apt-get install chromium runs these tests")
     with api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox"], timeout=120_000
+            executable_path=program,
+            args=["--no-sandbox", "--disable-gpu"],
+            timeout=120_000,
         )
         yield chromium
         chromium.close()

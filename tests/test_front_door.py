@@ -76,6 +76,7 @@ def test_type_checkers_see_every_name() -> None:
         assert name in lines[0].removeprefix(start).split(", ")
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_readme(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

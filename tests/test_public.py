@@ -130,6 +130,7 @@ def test_both_locks_hold_the_same_versions_from_the_public_index() -> None:
 # --- What a published copy has --------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_chapter_gets_its_cell_for_colab_and_loses_it(tmp_path: Path) -> None:
     path = tmp_path / "01_tokenization.ipynb"
     cells = [nbformat.v4.new_markdown_cell("# 01"), nbformat.v4.new_code_cell("1 + 1")]

@@ -126,11 +126,13 @@ def here(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_session_in_python(programs: Path, here: Path) -> None:
     (here / "session.py").write_text(SESSION, encoding="utf-8")
     run(programs / "python", "session.py", cwd=here)
 
 
+@pytest.mark.slow
 def test_the_command_generates_and_helps(programs: Path, here: Path) -> None:
     tinygpt = programs / "tinygpt"
     assert "finetune" in run(tinygpt, "--help", cwd=here)

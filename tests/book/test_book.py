@@ -338,6 +338,7 @@ def test_no_cell_escapes_comparison_without_a_reason(path: Path) -> None:
             assert cell.source.startswith("# "), "say why in the first line"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CHECKED, ids=lambda p: p.stem)
 def test_every_exercise_has_a_check_and_a_solution_that_passes(path: Path) -> None:
     text = prose(path)
@@ -614,6 +615,7 @@ def test_a_chapter_can_be_edited_as_plain_text(path: Path) -> None:
             assert before[key] == after[key]
 
 
+@pytest.mark.slow
 def test_renew_stores_outputs_and_runs_only_what_is_stale(tmp_path: Path) -> None:
     path = tmp_path / "01_tokenization.ipynb"
     nbformat.write(notebook_of("print(1)\nprint(2)\n3"), path)

@@ -86,6 +86,7 @@ def test_the_same_chapters_give_the_same_bytes(tmp_path: Path, capsys) -> None:
     assert tool.handout(tmp_path / "b", solved=False).read_bytes() == one
 
 
+@pytest.mark.slow
 def test_a_blank_notebook_runs_from_top_to_bottom(archives, tmp_path: Path) -> None:
     """The shortest one, by the program that stores the outputs of the chapters."""
     text = archives["tinygpt-students"]["tinygpt-students/chapters/03_positional.ipynb"]

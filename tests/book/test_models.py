@@ -54,6 +54,7 @@ def foresight(folder: str | Path) -> Evaluation:
     return chats.evaluate(model)
 
 
+@pytest.mark.slow
 def test_the_chat_model_has_learned_to_answer_and_to_stop() -> None:
     reached = foresight(DATA / "pocket-chat").bits_per_byte
     assert reached == pytest.approx(stated("pocket-chat"), abs=2e-3)

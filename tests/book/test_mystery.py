@@ -63,6 +63,7 @@ def test_the_changed_line_is_the_one_that_the_program_would_change(fault) -> Non
     assert changed == [RUNS[fault]["lines"]]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (ROOT / "data" / "stories.txt").exists(), reason="stories.txt is not here"
 )

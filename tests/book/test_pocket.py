@@ -39,6 +39,7 @@ def text_and_baselines(chosen: str) -> tuple[TextData, list[float]]:
     return text, [simple["unigram"], simple["bigram"], counted, simple["xz"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_reaches_the_bits_per_byte_on_its_card(name: str) -> None:
     found = re.findall(r"^bits_per_byte: ([\d.]+)$", card(name), re.MULTILINE)

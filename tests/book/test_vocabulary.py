@@ -9,6 +9,7 @@ from conftest import ROOT
 DATA = ROOT / "data"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (DATA / "stories.txt").exists(), reason="data/stories.txt is not in this clone"
 )

@@ -103,6 +103,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({group(command) for command, _ in rows()}))
 def test_bad_input_gets_one_sentence_and_code_2(
     name: str,

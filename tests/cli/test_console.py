@@ -49,6 +49,7 @@ def test_a_full_disk_behind_standard_error_keeps_the_exit_code() -> None:
     assert shell("fly 2> /dev/full").returncode == 2
 
 
+@pytest.mark.slow
 @posix
 def test_closed_streams() -> None:
     ended = shell("data >&-")

@@ -70,6 +70,7 @@ def terminal() -> Iterator[Terminal]:
     opened.close()
 
 
+@pytest.mark.slow
 def test_two_turns_reset_interrupt_and_end_of_input(terminal: Terminal) -> None:
     assert "/reset forgets" in terminal.read_until("You: ")
     terminal.type("Hello\n")

@@ -299,6 +299,7 @@ def test_data_lists_and_finds(empty: Path, capsys: pytest.CaptureFixture[str]) -
     assert Path(capsys.readouterr().out.strip()).name == "sales_handbook.txt"
 
 
+@pytest.mark.slow
 def test_a_token_file_is_prepared_and_trained_on_like_its_text(
     empty: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

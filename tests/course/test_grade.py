@@ -109,6 +109,7 @@ def test_the_process_of_a_notebook_prints_nothing_and_sends_its_entries(
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_what_hangs_or_crashes_stops_nobody(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

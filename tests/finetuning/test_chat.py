@@ -79,6 +79,7 @@ def test_with_tokens_for_speakers_a_conversation_reads_as_documented() -> None:
     )
 
 
+@pytest.mark.slow
 @given(st.text(), st.sampled_from(["user", "system"]))
 def test_nobody_can_speak_for_the_assistant(typed: str, role: str) -> None:
     """Whatever is typed, with tokens for the speakers or without them."""

@@ -252,6 +252,7 @@ def test_the_parts_of_the_shops_chats_are_disjoint_whole_and_kept() -> None:
     assert chat_parts(chats, seed=2)[2] != test
 
 
+@pytest.mark.slow
 def test_neither_training_nor_validation_reads_the_test_part() -> None:
     data = ChatData("shop-chats", TOKENIZER, 1000)
     known: set[tuple[int, ...]] = set()

@@ -45,6 +45,7 @@ def run_small(config: FinetuneConfig, path: Path, resume: bool = False) -> float
     return reports[-1].validation.nats_per_token
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_tuned_model_answers_and_stops(
     folder: str, chats: str, tmp_path: Path, lora: bool
@@ -135,6 +136,7 @@ def test_a_model_may_be_given_without_a_file(chats: str, tmp_path: Path) -> None
     assert_same_tensors(loaded.state_dict(), run.model.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lora", "renumber"), [(False, False), (True, False), (False, True)]
 )

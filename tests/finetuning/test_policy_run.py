@@ -43,6 +43,7 @@ def learn(path: Path, config: RewardConfig, **options: Any) -> list[Any]:
     return list(run.reports())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_the_reward_rises(config: RewardConfig, tmp_path: Path, seed: int) -> None:
     config = replace(
@@ -63,6 +64,7 @@ def test_a_large_weight_keeps_the_model_near(
     assert near.kl < far.kl / 2
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_weights(
     config: RewardConfig, tmp_path: Path
 ) -> None:

@@ -195,6 +195,7 @@ def test_a_folder_arrives_whole_and_private(hub: Hub, folder: Path) -> None:
     assert hub.private == {"me/mine": False}
 
 
+@pytest.mark.slow
 def test_one_sentence_without_a_token_and_for_a_refusal(hub: Hub, folder: Path) -> None:
     said, wrong = push(hub, folder, token=None)
     assert said == ""

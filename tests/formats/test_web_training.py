@@ -41,9 +41,12 @@ FILES = [
     "tinygpt_train_simd.js", "tinygpt_train.js", "tinygpt_web.js", "tinygpt_files.js",
 ]  # fmt: skip
 NODE = shutil.which("node")
-pytestmark = pytest.mark.skipif(
-    NODE is None, reason="no Node here: apt-get install nodejs runs these tests"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        NODE is None, reason="no Node here: apt-get install nodejs runs these tests"
+    ),
+]
 both = pytest.mark.parametrize("simd", [False, True], ids=["plain", "simd"])
 
 

@@ -99,6 +99,7 @@ print(json.dumps([world.rank, heard]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_loopback(), reason="the loopback interface is down")
 def test_two_ranks_agree() -> None:
     """On the sum of 3 and 10, their mean, and what rank 0 says."""

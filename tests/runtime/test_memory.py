@@ -35,6 +35,7 @@ def shapes() -> Iterator[GPTConfig]:
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_parameters_are_counted_without_a_model() -> None:
     configs = [*shapes(), *(preset.model for preset in PRESETS.values())]
     for config in configs:

@@ -109,7 +109,8 @@ def test_a_page_stands_alone_fits_and_is_accessible(
     assert here.complaints == []  # before axe-core, which reads style sheets
     page.set_viewport_size({"width": 1200, "height": 900})
     assert page.evaluate(FAINT) == []
-    assert violations(page, only=("link-in-text-block",)) == []
+    if name == CHAPTERS[0].as_posix():  # links look alike on all pages
+        assert violations(page, only=("link-in-text-block",)) == []
     turn(page, "light")
     assert page.evaluate(FAINT) == []
     assert violations(page, without="color-contrast") == []

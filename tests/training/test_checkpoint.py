@@ -190,6 +190,7 @@ def test_nothing_to_resume_from(copy: Path) -> None:
         RunFolder(shipped("tiny/run.json").parent).require_resumable()
 
 
+@pytest.mark.slow
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with (
@@ -317,6 +318,7 @@ WRONG_TYPES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.slow
 def test_values_of_another_type(copy: Path) -> None:
     """In a process of its own, where beartype does not check them first."""
     child = (
