@@ -89,7 +89,7 @@ def test_the_same_chapters_give_the_same_bytes(tmp_path: Path, capsys) -> None:
 @pytest.mark.slow
 def test_a_blank_notebook_runs_from_top_to_bottom(archives, tmp_path: Path) -> None:
     """The shortest one, by the program that stores the outputs of the chapters."""
-    text = archives["tinygpt-students"]["tinygpt-students/chapters/03_positional.ipynb"]
+    text = archives["tinygpt-students"]["tinygpt-students/chapters/04_attention.ipynb"]
     notebook = nbformat.reads(text, 4)
     load_tool("notebooks").run(notebook)
     checks = [
