@@ -25,16 +25,16 @@ def small_model(**changes: object) -> GPT:
     return GPT(replace(base, **changes)).eval()  # type: ignore[arg-type]
 
 
-def write_chats(folder: Path, first: int = 0) -> str:
-    """A file of twenty conversations, all of one kind, about orders from `first` on."""
+def write_chats(folder: Path, first: int = 0, n: int = 20) -> str:
+    """A file of `n` conversations, all of one kind, about orders from `first` on."""
     lines = [
         {
             "messages": [
-                {"role": "user", "content": f"Where is order {n}?"},
+                {"role": "user", "content": f"Where is order {order}?"},
                 {"role": "assistant", "content": "It is on its way."},
             ]
         }
-        for n in range(first, first + 20)
+        for order in range(first, first + n)
     ]
     path = folder / "chats.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")

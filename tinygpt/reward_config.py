@@ -43,12 +43,13 @@ class RewardConfig(TrainConfig):
     """How the learning rate falls after the warm-up."""
     grad_clip: float = 1.0
     """Scale gradients down to this total length; 0 leaves them alone."""
-    eval_interval: int = 10
+    eval_interval: int = 20
     """Steps between two evaluations."""
-    eval_windows: int = 64
+    eval_windows: int = 128
     """Prompts of the validation part in an evaluation, one answer to each."""
-    last_windows: int | None = 200
-    """Prompts in the last evaluation; all of the validation part if not given."""
+    last_windows: int | None = 128
+    """Prompts in the last evaluation; all of the validation part if not given. The same
+    prompts as before, and not others, so that the best weights are not best by luck."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,11 +1,17 @@
 """policy_run: whole runs that learn from a reward, at small size."""
 
+import os
+import shlex
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT
 from tiny_chat import TOKENIZER, small_model, write_chats
 from tiny_run import assert_same_tensors, exit_code
 
@@ -97,6 +103,16 @@ def test_the_best_on_unseen_prompts_is_kept(
     assert metadata["step"] == best.step
 
 
+def test_no_weights_are_best_by_luck(config: RewardConfig, tmp_path: Path) -> None:
+    """Every evaluation of a default run asks the same: equal weights, equal reward."""
+    own = RewardConfig()
+    sizes = {"eval_windows": own.eval_windows, "last_windows": own.last_windows}
+    still = replace(config, lr=0.0, data=write_chats(tmp_path, n=2000), **sizes)  # type: ignore[arg-type]
+    rewards = [report.validation.reward for report in learn(tmp_path / "run", still)]
+    assert len(rewards) == 4
+    assert len(set(rewards)) == 1
+
+
 def test_the_evaluation_is_that_of_the_model(
     config: RewardConfig, tmp_path: Path
 ) -> None:
@@ -176,3 +192,50 @@ def test_from_the_command_line(
     assert exit_code(["runs"]) == 0
     assert exit_code(["train", "--resume", "--name", "r"]) == 2
     assert "run of `tinygpt reward`" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_keeps_what_is_there_and_the_run_goes_on(
+    config: RewardConfig, tmp_path: Path
+) -> None:
+    """Hit after its second evaluation, it ends as a run of as many steps whole."""
+    words = [
+        "reward", config.data, "--model", config.model, "--checks", "ends",
+        "--eval-interval", "2", "--eval-windows", "2", "--last-windows", "2",
+        "--max-new-tokens", "8", "--batch-size", "1", "--samples", "4", "--lr", "0.01",
+        "--device", "cpu", "--dtype", "float32", "--out", str(tmp_path),
+    ]  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-m", "tinygpt", *words, "--name", "hit", "--steps", "4000"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for said in process.stdout:
+            if said.startswith("Step: 2 "):
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stdout.read().splitlines()
+        code, complaint = process.wait(200), process.stderr.read()
+    assert complaint == ""
+    assert code == 130
+    hit, whole = RunFolder(tmp_path / "hit"), RunFolder(tmp_path / "whole")
+    stopped = hit.load_last()[1]["step"]
+    assert 2 <= stopped < 3990
+    assert rest[-1].startswith(f"Stopped after step {stopped}. Continue with: tinygpt ")
+    load_model(hit.path)  # the best so far can be used at once
+    again = shlex.split(rest[-1].partition(": tinygpt ")[2])
+    steps = str(stopped + 4)
+    assert exit_code([*again, "--steps", steps]) == 0
+    assert exit_code([*words, "--name", "whole", "--steps", steps]) == 0
+    assert_same_tensors(hit.load_last()[0], whole.load_last()[0])
+    logs = [
+        {line["step"]: line["reward"] for line in folder.read_log()}
+        for folder in (hit, whole)
+    ]
+    assert logs[0].items() >= logs[1].items()

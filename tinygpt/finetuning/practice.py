@@ -22,9 +22,10 @@ def copying_practice(
     The words around the number are drawn at random, so that it never stands at the same
     place twice and nothing else can be learned.
     """
+    pool = np.asarray(words)  # once: of a list, each draw would make its own
 
     def turn() -> Conversation:
-        some = rng.choice(words, int(rng.integers(0, LONGEST_QUESTION + 1))).tolist()
+        some = rng.choice(pool, int(rng.integers(0, LONGEST_QUESTION + 1))).tolist()
         number, place = (
             str(rng.integers(10_000, 100_000)),
             int(rng.integers(0, len(some) + 1)),
