@@ -123,6 +123,42 @@ def test_nothing_is_fetched_before_the_start(visit: Any) -> None:
     expect(page.get_by_role("button", name="Train")).to_be_enabled()
 
 
+@pytest.mark.parametrize("chapter", ["00_one_minute", "07_training"])
+def test_a_chapter_trains_a_small_one_when_asked(
+    visit: Any, folder: Path, chapter: str
+) -> None:
+    """The chapter's own trainer, for seconds in place of a minute."""
+    text = (ROOT / "chapters" / f"{chapter}.ipynb").read_text(encoding="utf-8")
+    asked = [
+        found
+        for cell in json.loads(text)["cells"]
+        for found in re.findall(
+            r'<div class="tinygpt-train".*?</div>', "".join(cell["source"]), re.DOTALL
+        )
+    ]
+    assert len(asked) == 1 and 'data-minutes="1"' in asked[0]
+    own = PAGE.partition('<div class="tinygpt-train"')[2].partition("</main>")[0]
+    quick = asked[0].replace('data-minutes="1"', 'data-minutes="0.05"')
+    html = PAGE.replace(f'<div class="tinygpt-train"{own}', quick)
+    html = html.replace("train.js", "door.js")
+    (folder / "chapter.html").write_text(html, encoding="utf-8")
+    shutil.copy(STATIC / "door.js", folder)
+    load_tool("texts").write(folder / "texts")
+    page = visit()
+    fetched: list[str] = []
+    page.on("request", lambda request: fetched.append(Path(request.url).name))
+    page.goto((folder / "chapter.html").as_uri())
+    train = page.get_by_role("button", name="Train")
+    expect(train).to_be_visible()
+    assert set(fetched) == {"chapter.html", "door.js", *BEFORE}
+    assert page.get_by_label("minutes").count() == 0
+    train.click()
+    losses(page)
+    name = re.findall('data-text="(.*?)"', quick)[0]
+    assert f"{name}.js" in fetched
+    expect(page.locator(".curve svg")).to_be_visible()
+
+
 def test_without_scripts_a_sentence_stands_there(browser: Any, folder: Path) -> None:
     page = browser.new_page(java_script_enabled=False)
     page.goto((folder / "page.html").as_uri())
