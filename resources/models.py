@@ -91,12 +91,12 @@ SIMPLE = ("unigram", "bigram", "Kneser-Ney", "xz")
 # --- Training ---------------------------------------------------------------------
 
 
-def train(command: str, name: str) -> Path:
+def train(command: str, name: str, runs: Path = RUNS) -> Path:
     """The run `name`, trained by a command; if it was interrupted, it goes on."""
-    resume = ["--resume"] if RunFolder(RUNS / name).exists else []
-    words = command.replace("build/models", str(RUNS)).split()
-    tinygpt([*words, f"--name={name}", f"--out={RUNS}", *resume])
-    return RUNS / name
+    resume = ["--resume"] if RunFolder(runs / name).exists else []
+    words = command.replace("build/models", str(runs)).split()
+    tinygpt([*words, f"--name={name}", f"--out={runs}", *resume])
+    return runs / name
 
 
 def train_tiny() -> None:
