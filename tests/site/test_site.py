@@ -200,6 +200,33 @@ def test_plain_markdown_becomes_a_page_of_the_course(site: Path, name: str) -> N
     assert re.findall(r'(\w+)\.html" aria-current="page"', way) == [Path(name).stem]
 
 
+def test_a_figure_follows_the_theme(site: Path, visit) -> None:
+    """A heat map by a second picture, others by a filter, and never two at once."""
+    page = visit(site / "chapters" / "04_attention.html").page
+    for scheme, other in (("dark", "light"), ("light", "dark")):
+        turn(page, scheme)
+        twins = page.locator(f".cell_output img.only-{scheme}").all()
+        assert len(twins) == 2
+        for twin in twins:
+            assert twin.evaluate("e => getComputedStyle(e).filter") == "none"
+            assert twin.evaluate("e => getComputedStyle(e).display") != "none"
+        for twin in page.locator(f".cell_output img.only-{other}").all():
+            assert not twin.is_visible()
+        plain = page.locator(".cell_output img:not(.only-light, .only-dark)").first
+        turned = plain.evaluate("e => getComputedStyle(e).filter") != "none"
+        assert turned == (scheme == "dark")
+
+
+def test_on_a_phone_nothing_lies_on_the_text(site: Path, visit) -> None:
+    page = visit(site / "book" / "train_your_own.html", viewport=PHONE).page
+    page.evaluate("scrollTo(0, 900)")
+    page.evaluate("scrollTo(0, 700)")  # going up, the theme shows its button
+    page.wait_for_timeout(500)
+    button = page.locator("#pst-back-to-top")
+    assert button.count() == 1
+    assert not button.is_visible()
+
+
 def test_pages_carry_what_the_outside_wants_to_know(site: Path) -> None:
     intro = (site / "book" / "intro.html").read_text(encoding="utf-8")
     for wanted in ('property="og:title"', 'property="og:image"', 'rel="icon"'):
