@@ -49,7 +49,14 @@ from tinygpt.text.bpe import END_OF_TEXT
 from tinygpt.text.dataset import Batches
 from tinygpt.text.documents import load_documents
 from tinygpt.training.dial import bits_by_counting
-from tinygpt.training.plan import LADDER, Plan, expected_bits, flops_per_token, plan
+from tinygpt.training.plan import (
+    DECAY_PER_EPOCH,
+    LADDER,
+    Plan,
+    expected_bits,
+    flops_per_token,
+    plan,
+)
 from tinygpt.training.text_data import TextData, tokenizer_for
 from tinygpt.training.trainer import Trainer
 
@@ -305,6 +312,19 @@ def table(results: Results, texts: list[Text]) -> dict[str, Any]:
     return found
 
 
+def by_epochs(results: Results, texts: list[Text], minutes: float = 2) -> Any:
+    """What decay that grows with the epochs alone brings, for texts where it was tried."""
+    found = {}
+    for text in texts:
+        made = text.plan(minutes)
+        decay = min(1.0, DECAY_PER_EPOCH * made.epochs)
+        given = {name: getattr(made.model, name) for name in SIZES}
+        stronger = text.plan(minutes, given | {"weight_decay": decay})
+        if run := results.of(text, stronger):
+            found[text.name] = run
+    return found
+
+
 def gains(plans: dict[str, Any]) -> dict[str, float]:
     """Bits per byte that the second half of a minute brings, for each text."""
     return {
@@ -377,7 +397,14 @@ def main() -> None:
     plans = results.found.get("plans", {}) | table(results, texts)
     rows = promises(plans)
     print_rows(rows)
-    results.save(plans=plans, rows=rows, expected=missed(plans), gains=gains(plans))
+    stronger = results.found.get("by_epochs", {}) | by_epochs(results, texts)
+    results.save(
+        plans=plans,
+        rows=rows,
+        expected=missed(plans),
+        gains=gains(plans),
+        by_epochs=stronger,
+    )
 
 
 if __name__ == "__main__":

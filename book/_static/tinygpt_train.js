@@ -87,7 +87,7 @@
   const LADDER_NAMES = ["d_model", "n_layers", "n_heads", "context_length"];
   const TOKENS_PER_STEP = 1024, TOKENS_PER_WEIGHT = 0.3, MOST_EPOCHS = 16;
   const LEAST_STEPS = 200, LONG_RUN = 300, EVALUATED = 0.03, MAX_STEPS = 10_000_000;
-  const DECAY_PER_EPOCH = 0.12, MOST_DECAY = 1;
+  const DECAY_PER_EPOCH = 0.12, MOST_DECAY = 60_000;
 
   /** As Python's `round`: of two whole numbers equally near, the even one. */
   function round(x) {
@@ -134,7 +134,7 @@
       batch_size: batch,
       steps,
       minutes: used === minutes ? minutes : null,
-      weight_decay: Math.min(MOST_DECAY, DECAY_PER_EPOCH * epochs),
+      weight_decay: Math.min(DECAY_PER_EPOCH * epochs, MOST_DECAY / tokens, 1),
       eval_interval: interval,
       eval_windows:
         Math.min(64, Math.max(16, Math.floor(half / (Math.floor(steps / interval) + 1)))),

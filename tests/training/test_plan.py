@@ -72,6 +72,12 @@ def test_what_is_read_often_decays_more() -> None:
     assert decays[0] < 0.05 < 0.5 < decays[-1] <= 1.0
 
 
+def test_as_many_epochs_of_a_longer_text_decay_less() -> None:
+    short, long = for_text(50_000, 1000), for_text(500_000, 1000)
+    assert short.epochs == pytest.approx(long.epochs, rel=1e-3)
+    assert long.train.weight_decay == pytest.approx(short.train.weight_decay * 0.12)
+
+
 def test_evaluations_take_three_hundredths_of_the_time_at_most() -> None:
     for tokens in (20_000, 100_000, 5_000_000):
         for minutes in (0.5, 1, 10, 60):

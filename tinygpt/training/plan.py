@@ -31,7 +31,9 @@ LEAST_STEPS = 200  # which the shortest text gets, for its best weights are kept
 LONG_RUN = 300  # steps, from which on it pays to average and to move more calmly
 EVALUATED = 0.03  # of the time at most; a token evaluated costs a third of one trained
 DECAY_PER_EPOCH = 0.12  # of the weights, for what is read again and again
-MOST_DECAY = 1.0
+# Times the tokens of a text: nothing it teaches shall fade much within an epoch (Wang and
+# Aitchison, 2024: the best decay falls as a text grows).
+MOST_DECAY = 60_000.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def plan(
     """The plan for a text and some minutes.
 
     The largest model of the ladder is taken that can read enough tokens in this time;
-    no text is read more often than pays. The more often, the more the weights decay.
+    no text is read more often than pays. The more often, the more the weights decay;
+    the longer a text, the less.
 
     Args:
         tokens: of the training part.
@@ -169,7 +172,7 @@ def _lay_out(
         "batch_size": batch_size,
         "steps": steps,
         "minutes": minutes if used == minutes else None,
-        "weight_decay": min(MOST_DECAY, DECAY_PER_EPOCH * epochs),
+        "weight_decay": min(DECAY_PER_EPOCH * epochs, MOST_DECAY / tokens, 1.0),
         "eval_interval": eval_interval,
         "eval_windows": min(64, max(16, half // (steps // eval_interval + 1))),
         "last_windows": max(64, half),
