@@ -1,14 +1,14 @@
 """The page's own model (tinygpt.js) against onnxruntime-web, in one Chromium.
 
-Both hold the same float16-rounded weights and write greedily at batch 1, each in a Web
-Worker of its own, in turn. onnxruntime-web runs its wasm backend with SIMD in its
-fastest form found here: one token per step, and the page keeps the past keys and
-values ("new rows"). Also measured: the usual form, in which the model hands the whole
-past back and forth; the model without a cache; and two threads, which a page gets only
-if its server sends the headers for cross-origin isolation. Ours runs as in the page and
-once without tinygpt_simd.js, in plain JavaScript. All sides must write the same tokens.
+Both hold the same weights, those of the 8-bit model.js, and write greedily at batch 1,
+each in a Web Worker of its own, in turn. onnxruntime-web runs its wasm backend with
+SIMD in its fastest form found here: one token per step, and the page keeps the past
+keys and values ("new rows"). Also measured: the usual form, in which the model hands
+the whole past back and forth; the model without a cache; and two threads, which a page
+gets only if its server sends the headers for cross-origin isolation. Ours runs as in
+the page and once without tinygpt_simd.js, in plain JavaScript. All sides must write the same tokens.
 The cold start is from making the worker to the first token, with
-everything fetched from this machine. What it leaves out: WebGPU, quantised weights, and
+everything fetched from this machine. What it leaves out: WebGPU, integer products, and
 a tokenizer for onnxruntime-web, which brings none.
 
     python benchmarks/web_speed.py [--quick]
@@ -46,7 +46,7 @@ from torch import Tensor, nn
 
 from tinygpt.errors import UserError
 from tinygpt.formats.huggingface import load_gpt2
-from tinygpt.formats.web import export_web
+from tinygpt.formats.web import as_written, export_web
 from tinygpt.generation.generate import generate
 from tinygpt.model.gpt import GPT
 from tinygpt.presets import PRESETS
@@ -278,8 +278,6 @@ def models() -> dict[str, tuple[GPT, Tokenizer]]:
     }
     for model, _ in found.values():
         model.eval().requires_grad_(False)
-        for parameter in model.parameters():
-            parameter.copy_(parameter.half())
     return found
 
 
@@ -293,6 +291,8 @@ def compare(
     n = c.context_length - len(prompt)
     shape = [c.n_layers, 2, c.n_heads, c.head_dim]
     ours = export_web(model, tokenizer, folder / name)
+    for parameter in model.parameters():
+        parameter.copy_(as_written(parameter))
     common = {"prompt": prompt, "shape": shape, "room": c.context_length}
     own = {"side": "tinygpt", "model": f"{name}/{ours.name}"}
     sides: dict[str, dict[str, Any]] = {US: own | {"simd": True}, PLAIN: own}

@@ -12,7 +12,8 @@
 
   // --- formats/web.py: the weight file ----------------------------------------------
 
-  const FORMAT = "tinygpt web 2";
+  const HALVES = "tinygpt web 2", BYTES = "tinygpt web 3";  // the newer one
+  const LEVELS = 251;  // of a whole number; two of them share a character
   const START = "globalThis.tinygptModel = ";
   const LARGEST = 2 ** 27;  // bytes; more would keep a phone busy for minutes
   const AGAIN = "export it again with tinygpt export --format web";
@@ -37,6 +38,21 @@
     return floats;
   }
 
+  /** Fill `tensor` with whole numbers, two a character from `at` on, times their row's scale. */
+  function readRows(tensor, columns, characters, at, scaleOf) {
+    let scale = 0, pair = 0;
+    for (let i = 0; i < tensor.length; i++) {
+      if (i % columns === 0) scale = scaleOf(i / columns);
+      if (i % 2 === 0) {
+        const code = characters.charCodeAt(at + i / 2);
+        pair = code < 0xd800 ? code : code < 0xe000 ? NaN : code - 0x800;  // no surrogates
+        if (pair >= LEVELS ** 2) pair = NaN;
+      }
+      const digit = i % 2 ? pair % LEVELS : Math.floor(pair / LEVELS);
+      tensor[i] = (digit - (LEVELS - 1) / 2) * scale;
+    }
+  }
+
   /** The whole numbers and the words in a file's config; a damaged one is refused. */
   function checkConfig(config) {
     for (const name of [...SIZES, ...(config.d_ff === null ? [] : ["d_ff"])]) {
@@ -56,8 +72,8 @@
 
   /** Model and tokenizer from what a weight file put into `globalThis.tinygptModel`. */
   function buildModel(file) {
-    check(file?.format === FORMAT && typeof file.weights === "string",
-      `This is no model file of the format "${FORMAT}": ${AGAIN}.`);
+    check([HALVES, BYTES].includes(file?.format) && typeof file.weights === "string",
+      `This is no model file of the format "${BYTES}" or "${HALVES}": ${AGAIN}.`);
     const { config, tokenizer, tensors, weights } = file;
     const { pattern, vocabulary, special_tokens: special } = tokenizer ?? {};
     check(config && special && typeof pattern === "string" &&
@@ -71,20 +87,23 @@
     const floats = makeFloats(), places = new Map();
     let end = 0, total = 0;
     for (const [name, shape] of tensors) {
-      const start = end;
-      end += shape.reduce((a, b) => a * b, 1);
-      places.set(name, { shape, start, end });
+      const size = shape.reduce((a, b) => a * b, 1);
+      const isBytes = file.format === BYTES && shape.length === 2;  // after a scale a row
+      places.set(name, { shape, size, isBytes, start: end });
+      end += isBytes ? shape[0] + Math.ceil(size / 2) : size;
     }
     check(end === weights.length,
       `The model file holds ${weights.length} numbers in place of ${end}: ${AGAIN}.`);
+    const float = (at) => floats[weights.charCodeAt(at)];
     const take = (name, ...shape) => {
       const place = places.get(name);
       check(String(place?.shape) === String(shape),
         `The model file holds ${name} as [${place?.shape}] in place of [${shape}]: ${AGAIN}.`);
-      const tensor = new Float32Array(place.end - place.start);
-      for (let i = 0; i < tensor.length; i++) {
-        total += tensor[i] = floats[weights.charCodeAt(place.start + i)];
-      }
+      const { size, isBytes, start } = place, [rows, columns] = shape;
+      const tensor = new Float32Array(size);
+      if (isBytes) readRows(tensor, columns, weights, start + rows, (row) => float(start + row));
+      else for (let i = 0; i < size; i++) tensor[i] = float(start + i);
+      for (const weight of tensor) total += weight;
       return tensor;
     };
     const model = new GPT(config, take);

@@ -469,6 +469,7 @@ NAMED_OTHERWISE = {  # what the two do in other steps, or in opposite directions
     "model.positional.RotaryPositions.forward": "RotaryPositions.turn",
     "model.gpt.GPT.forward": "GPT.nextLogits",
     "formats.web.characters": "makeFloats",
+    "formats.web.pairs": "readRows",
 }
 
 

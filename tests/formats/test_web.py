@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import tinygpt
 from tinygpt.config import GPTConfig
 from tinygpt.errors import UserError
 from tinygpt.files import shipped
@@ -27,12 +28,13 @@ from tinygpt.finetuning.lora import add_lora
 from tinygpt.finetuning.run import load_model
 from tinygpt.formats import web
 from tinygpt.formats.huggingface import load_gpt2
-from tinygpt.formats.web import characters, export_web
+from tinygpt.formats.web import as_written, characters
 from tinygpt.generation.generate import generate, window_start
 from tinygpt.generation.sampling import next_token_probabilities
 from tinygpt.model.gpt import GPT
 from tinygpt.text.bpe import DIGITS_PATTERN
 from tinygpt.text.tokenizer import Tokenizer, get_tokenizer
+from tinygpt.training.text_data import TextData
 
 STATIC = Path(__file__).resolve().parents[2] / "book" / "_static"
 NAMES = ("tinygpt_wasm", "tinygpt_simd", "tinygpt", "tinygpt_web")
@@ -70,6 +72,15 @@ def random_model(config: GPTConfig, std: float = 0.3) -> GPT:
     for parameter in model.parameters():
         parameter.copy_(torch.randn_like(parameter).mul(std).half())
     return model
+
+
+@torch.no_grad()
+def export_web(model: GPT, *given: Any) -> Path:
+    """Write the file; then let the model have the weights that it holds."""
+    path = web.export_web(model, *given)
+    for parameter in model.parameters():
+        parameter.copy_(as_written(parameter))
+    return path
 
 
 def run_node(
@@ -165,11 +176,11 @@ def assert_same_answers(
         assert drawn == again and len(drawn) == DRAWN
 
 
-def test_a_weight_takes_two_bytes(exported: tuple[GPT, Tokenizer, Path]) -> None:
+def test_a_weight_takes_one_byte(exported: tuple[GPT, Tokenizer, Path]) -> None:
     model, tokenizer, path = exported
     vocabulary = json.dumps(web._vocabulary(tokenizer), ensure_ascii=False)
     weights = path.stat().st_size - len(vocabulary.encode("utf-16-le"))
-    assert weights <= 2.01 * model.n_parameters()
+    assert weights <= 1.03 * model.n_parameters()
     assert [file.name for file in path.parent.iterdir()] == ["model.js"]
 
 
@@ -289,7 +300,7 @@ def test_fast_products_and_bends_equal_the_plain_ones(tmp_path: Path) -> None:
         weight.copy_(torch.where(torch.rand_like(weight) < 0.5, smallest, weight))
         weight.flatten()[:3] = torch.tensor([-127.9375, 127.9375, -0.0])
         model.blocks[1].attention.qkv.weight[0, 0] = 128.0  # 16 bits do not hold it
-    path = export_web(model, BYTES, tmp_path)
+    path = web.export_web(model, BYTES, tmp_path, "float16")
     code = f"""{LINEARS} const {{ model }} = read(words[0]);
     const draw = (n) => Float32Array.from({{ length: n }}, (_, i) => Math.sin(i * i));
     const products = linearsOf(model).map((linear) => {{
@@ -379,9 +390,49 @@ def test_every_number_arrives(tmp_path: Path) -> None:
     model = random_model(small(vocab_size=1984, d_model=32, n_heads=4))
     with torch.no_grad():
         model.token_embedding.weight.copy_(finite.view(1984, 32))
-    path = export_web(model, BYTES, tmp_path)
+    path = web.export_web(model, BYTES, tmp_path, "float16")
     code = "return Array.from(read(words[0]).model.tokenEmbedding.weight);"
     assert torch.equal(torch.tensor(run_node(code, path)), finite)
+
+
+@needs_node
+@torch.no_grad()
+def test_every_whole_number_arrives_with_its_scale(tmp_path: Path) -> None:
+    """All 63,001 pairs, an odd number of weights, rows of zeros, tiny and large."""
+    model = random_model(small(vocab_size=601, d_model=210, n_heads=5, n_layers=1))
+    each = torch.arange(-125, 126)
+    every = torch.cartesian_prod(each, each).flatten()
+    table = every.float().div(64)[: 600 * 210].clone()
+    scales = torch.logspace(-14, 14, 600, base=2)
+    scaled = table.view(600, 210) * scales.unsqueeze(1)
+    model.token_embedding.weight[:600] = scaled.clamp(-60_000, 60_000)
+    model.token_embedding.weight[600] = 0
+    original = model.token_embedding.weight.clone()
+    path = export_web(model, BYTES, tmp_path)
+    code = "return Array.from(read(words[0]).model.tokenEmbedding.weight);"
+    read = torch.tensor(run_node(code, path)).view_as(original)
+    assert torch.equal(read, as_written(original))
+    assert torch.equal(read, read.half().float())  # the fast products hold it
+    # Half a scale's step away at most, and the scale is an eighth too large at most.
+    largest = original.abs().amax(dim=1, keepdim=True)
+    assert ((read - original).abs() <= largest / 125 * 1.126 / 2 + 2.0**-25).all()
+    numbers = torch.cartesian_prod(each, each).int()
+    text = web.pairs(numbers)
+    assert len(set(text)) == len(text) == 63_001
+    assert not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pocket-gpt2", "pocket-chat", "story", "tiny"])
+@torch.no_grad()
+def test_eight_bits_cost_less_than_half_a_percent(name: str) -> None:
+    llm = tinygpt.load(shipped("tiny/run.json").parent.parent / name)
+    text = "stories" if name == "story" else "handbook"
+    data = TextData(text, llm.tokenizer, llm.model.config.context_length)
+    before = data.evaluate(llm.model, 200).bits_per_byte
+    for parameter in llm.model.parameters():
+        parameter.copy_(as_written(parameter))
+    assert data.evaluate(llm.model, 200).bits_per_byte < 1.005 * before
 
 
 @pytest.mark.slow
@@ -649,6 +700,16 @@ def put(part: str, **new: Any) -> Callable[[bytes], bytes]:
     return edit(lambda content: content[part].update(new))
 
 
+def replace_character(at: int, new: str) -> Callable[[bytes], bytes]:
+    """Behind the 263 scales of the first matrix stand its pairs."""
+
+    def change(content: dict[str, Any]) -> None:
+        weights = content["weights"]
+        content["weights"] = weights[:at] + new + weights[at + 1 :]
+
+    return edit(change)
+
+
 DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda file: b"", "no model file"),
     "foreign": (lambda file: b"\x89PNG\r\n\x1a\n" * 99, "no model file"),
@@ -679,6 +740,8 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         edit(lambda c: c.update(weights="\ud800" + c["weights"][1:])),
         "is no number",
     ),
+    "no pair": (replace_character(300, "\uffff"), "is no number"),
+    "a surrogate": (replace_character(300, "\ud900"), "is no number"),
 }
 
 
@@ -708,7 +771,7 @@ def test_a_damaged_file_gets_a_sentence(tmp_path: Path) -> None:
 
 def refuse(model: GPT, tokenizer: Tokenizer, folder: Path, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        export_web(model, tokenizer, folder)
+        web.export_web(model, tokenizer, folder)
 
 
 def test_a_model_that_the_page_cannot_run_is_refused(
@@ -737,7 +800,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = random_model(small())
-    path = export_web(model, BYTES, tmp_path)
+    path = web.export_web(model, BYTES, tmp_path)
     before = path.read_bytes()
 
     def full(self: Path, content: bytes) -> int:
@@ -749,6 +812,6 @@ def test_the_old_file_stays_until_the_new_one_is_whole(
         patch.setattr(Path, "write_bytes", full)
         refuse(model, BYTES, tmp_path, "make room")
     assert path.read_bytes() == before
-    assert export_web(model, BYTES, tmp_path).read_bytes() != before
+    assert web.export_web(model, BYTES, tmp_path).read_bytes() != before
     (tmp_path / "file").write_text("x", encoding="utf-8")
     refuse(model, BYTES, tmp_path / "file", "choose another folder")

@@ -721,7 +721,7 @@ def test_a_model_trained_in_the_page_is_the_same_in_python(
         shutil.unpack_archive(tmp_path / name / "all.zip", unpacked)
         for file in unpacked.iterdir():
             assert file.read_bytes() == (tmp_path / name / file.name).read_bytes()
-        ours = web.script(llm.model, llm.tokenizer).decode("utf-16")
+        ours = web.script(llm.model, llm.tokenizer, "float16").decode("utf-16")
         theirs = (tmp_path / name / "model.js").read_text(encoding="utf-16")
         start = len(web.START)
         assert json.loads(theirs[start:-2]) == json.loads(ours[start:-2])

@@ -77,8 +77,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ranks = {bytes([b]): b for b in range(256)}
     small = Tokenizer("bytes", ranks)
     talker = Tokenizer("bytes", ranks, special_tokens={END: 256})
-    export_web(make_model(256), small, folder / "models" / "small")
-    export_web(make_model(257, 64), talker, folder / "models" / "talker")
+    export_web(make_model(256), small, folder / "models" / "small", "float16")
+    export_web(make_model(257, 64), talker, folder / "models" / "talker", "float16")
     export_web(*load_gpt2("pocket-gpt2"), folder / "models" / "pocket-gpt2")
     return folder
 
