@@ -313,7 +313,7 @@ def table(results: Results, texts: list[Text]) -> dict[str, Any]:
 
 
 def by_epochs(results: Results, texts: list[Text], minutes: float = 2) -> Any:
-    """What decay that grows with the epochs alone brings, for texts where it was tried."""
+    """What a decay that grows with the epochs alone brings, where it was tried."""
     found = {}
     for text in texts:
         made = text.plan(minutes)

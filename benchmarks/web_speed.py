@@ -6,8 +6,8 @@ SIMD in its fastest form found here: one token per step, and the page keeps the 
 keys and values ("new rows"). Also measured: the usual form, in which the model hands
 the whole past back and forth; the model without a cache; and two threads, which a page
 gets only if its server sends the headers for cross-origin isolation. Ours runs as in
-the page and once without tinygpt_simd.js, in plain JavaScript. All sides must write the same tokens.
-The cold start is from making the worker to the first token, with
+the page and once without tinygpt_simd.js, in plain JavaScript. All sides must write the
+same tokens. The cold start is from making the worker to the first token, with
 everything fetched from this machine. What it leaves out: WebGPU, integer products, and
 a tokenizer for onnxruntime-web, which brings none.
 

@@ -31,7 +31,7 @@ LEAST_STEPS = 200  # which the shortest text gets, for its best weights are kept
 LONG_RUN = 300  # steps, from which on it pays to average and to move more calmly
 EVALUATED = 0.03  # of the time at most; a token evaluated costs a third of one trained
 DECAY_PER_EPOCH = 0.12  # of the weights, for what is read again and again
-# Times the tokens of a text: nothing it teaches shall fade much within an epoch (Wang and
+# Times the tokens of a text: what it teaches must not fade within an epoch (Wang and
 # Aitchison, 2024: the best decay falls as a text grows).
 MOST_DECAY = 60_000.0
 
