@@ -40,17 +40,19 @@
 
   /** Fill `tensor` with whole numbers, two a character from `at` on, times their row's scale. */
   function readRows(tensor, columns, characters, at, scaleOf) {
-    let scale = 0, pair = 0;
-    for (let i = 0; i < tensor.length; i++) {
-      if (i % columns === 0) scale = scaleOf(i / columns);
-      if (i % 2 === 0) {
-        const code = characters.charCodeAt(at + i / 2);
-        pair = code < 0xd800 ? code : code < 0xe000 ? NaN : code - 0x800;  // no surrogates
-        if (pair >= LEVELS ** 2) pair = NaN;
-      }
-      const digit = i % 2 ? pair % LEVELS : Math.floor(pair / LEVELS);
-      tensor[i] = (digit - (LEVELS - 1) / 2) * scale;
+    const zero = LEVELS >> 1, wholes = new Int8Array(tensor.length + 1);
+    for (let i = 0; i < tensor.length; i += 2) {
+      const code = characters.charCodeAt(at + (i >> 1));
+      const pair = code < 0xd800 ? code : code - 0x800, first = pair / LEVELS | 0;
+      if (first >= LEVELS || (code >= 0xd800 && code < 0xe000)) return tensor.fill(NaN);
+      wholes[i] = first - zero;
+      wholes[i + 1] = pair - first * LEVELS - zero;
     }
+    for (let row = 0; row < tensor.length; row += columns) {
+      const scale = scaleOf(row / columns);
+      for (let i = row; i < row + columns; i++) tensor[i] = wholes[i] * scale;
+    }
+    return tensor;
   }
 
   /** The whole numbers and the words in a file's config; a damaged one is refused. */
@@ -103,7 +105,7 @@
       const tensor = new Float32Array(size);
       if (isBytes) readRows(tensor, columns, weights, start + rows, (row) => float(start + row));
       else for (let i = 0; i < size; i++) tensor[i] = float(start + i);
-      for (const weight of tensor) total += weight;
+      for (let i = 0; i < size; i++) total += tensor[i];
       return tensor;
     };
     const model = new GPT(config, take);
