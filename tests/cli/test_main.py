@@ -354,6 +354,7 @@ def test_info_counts_the_presets(
     assert all(f"  {name} " in out for name in PRESETS)
 
 
+@pytest.mark.slow
 def test_finetune_and_export_from_the_command_line(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def here(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # --- Cards ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_history_goes_back_to_the_first_run(here: Path) -> None:
     stages = history(here / "runs" / "adapted")
     assert [s.kind for s in stages] == ["train", "finetune", "finetune"]

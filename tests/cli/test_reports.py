@@ -52,6 +52,7 @@ def test_quiet_prints_nothing_but_what_goes_wrong(
     assert not (here / "runs" / "other").exists()
 
 
+@pytest.mark.slow
 def test_no_line_is_drawn_over_another_where_no_terminal_is(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

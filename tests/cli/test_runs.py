@@ -47,6 +47,7 @@ def test_runs_lists_text_size_steps_bits_and_date(
     assert first in capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.slow
 def test_a_model_is_named_alike_everywhere(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

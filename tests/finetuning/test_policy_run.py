@@ -60,6 +60,7 @@ def test_the_reward_rises(config: RewardConfig, tmp_path: Path, seed: int) -> No
     assert rewards[-1] > rewards[0] + 0.1
 
 
+@pytest.mark.slow
 def test_a_large_weight_keeps_the_model_near(
     config: RewardConfig, tmp_path: Path
 ) -> None:
@@ -129,6 +130,7 @@ def test_the_evaluation_is_that_of_the_model(
     assert {"reward", "kl", "entropy", "bits_per_byte"} <= set(same.record())
 
 
+@pytest.mark.slow
 def test_a_model_without_a_file_is_kept_as_the_one_before(
     config: RewardConfig, tmp_path: Path
 ) -> None:
@@ -169,6 +171,7 @@ def test_bad_runs(config: RewardConfig, tmp_path: Path) -> None:
         finetune(path, FinetuneConfig(), resume=True)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(
     config: RewardConfig,
     tmp_path: Path,

@@ -128,6 +128,7 @@ def test_every_answer_to_a_user_is_a_prompt() -> None:
     assert [(len(p.messages), p.reference) for p in found] == [(2, "Yes."), (4, "Bye.")]
 
 
+@pytest.mark.slow
 def test_the_corpus_passes_its_own_checks() -> None:
     """Of 5,798 answers five fail one: each for a pattern's sake, not its own."""
     found = prompts(load_chats("shop-chats"))

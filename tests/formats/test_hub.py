@@ -182,6 +182,7 @@ def push(hub: Hub | None, folder: Path, token: str | None = TOKEN) -> tuple[str,
     return ended.stdout.strip(), ended.stderr.strip()
 
 
+@pytest.mark.slow
 def test_a_folder_arrives_whole_and_private(hub: Hub, folder: Path) -> None:
     said, wrong = push(hub, folder)
     assert (said, wrong) == (f"{hub.url}/me/mine", "")

@@ -609,6 +609,7 @@ def both_tokenizers(pattern: str = GPT2_PATTERN) -> tuple[Tokenizer, Any, Any]:
     return ours, auto, gpt2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", OUR_PATTERNS)
 @settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
 @given(text=TEXTS)

@@ -99,6 +99,7 @@ def test_the_last_report_covers_the_whole_split(tmp_path: Path) -> None:
     assert reports[0].validation.tokens == 5 * 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "story", "pocket"])
 def test_a_preset_starts_as_unsure_as_a_fair_die(name: str) -> None:
     """The first loss is ln(vocab_size) to within 0.15 nats; 4,096 tokens: 8.32."""
