@@ -634,6 +634,7 @@ def test_renew_stores_outputs_and_runs_only_what_is_stale(tmp_path: Path) -> Non
     assert path.read_text(encoding="utf-8") == first
 
 
+@pytest.mark.slow
 def test_a_failing_chapter_is_named(tmp_path: Path) -> None:
     path = tmp_path / "01_tokenization.ipynb"
     nbformat.write(notebook_of("1 / 0"), path)

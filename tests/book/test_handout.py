@@ -34,6 +34,7 @@ def notebooks(files: dict[str, str]) -> dict[str, nbformat.NotebookNode]:
     }
 
 
+@pytest.mark.slow
 def test_students_get_the_code_and_no_answers(archives) -> None:
     students = notebooks(archives["tinygpt-students"])
     assert list(students) == [path.stem for path in CHAPTERS]
@@ -81,6 +82,7 @@ def test_every_link_of_a_notebook_leads_somewhere(archives, name: str) -> None:
                 assert target in files, f"{path} links {link}"
 
 
+@pytest.mark.slow
 def test_the_same_chapters_give_the_same_bytes(tmp_path: Path, capsys) -> None:
     one = tool.handout(tmp_path / "a", solved=False).read_bytes()
     assert tool.handout(tmp_path / "b", solved=False).read_bytes() == one

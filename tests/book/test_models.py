@@ -39,6 +39,7 @@ def test_it_is_small_and_loads_as_the_card_says(name: str) -> None:
     assert f"{model.n_parameters():,} parameters" in " ".join(card(name).split())
 
 
+@pytest.mark.slow
 def test_tiny_is_the_preset_and_reaches_the_figure_on_its_card() -> None:
     model, tokenizer = load_model(DATA / "tiny")
     assert model.config == PRESETS["tiny"].model

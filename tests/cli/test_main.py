@@ -65,6 +65,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # --- Commands ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_train_prints_looks_and_a_sample(
     empty: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

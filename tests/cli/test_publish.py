@@ -78,6 +78,7 @@ def card_of(folder: Path) -> tuple[dict[str, Any], str]:
     return card.data.to_dict(), card.text
 
 
+@pytest.mark.slow
 def test_the_card_of_an_export_is_one_that_the_hub_reads(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

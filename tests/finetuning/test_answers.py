@@ -79,6 +79,7 @@ def test_every_check_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_random_model_is_evaluated_and_stays_as_it_is() -> None:
     model = small_model().train()
     report = evaluate_answers(model, TOKENIZER, CHATS, seeds=2)

@@ -104,6 +104,7 @@ def test_the_best_on_unseen_prompts_is_kept(
     assert metadata["step"] == best.step
 
 
+@pytest.mark.slow
 def test_no_weights_are_best_by_luck(config: RewardConfig, tmp_path: Path) -> None:
     """Every evaluation of a default run asks the same: equal weights, equal reward."""
     own = RewardConfig()

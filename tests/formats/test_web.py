@@ -213,6 +213,7 @@ SWITCHES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @needs_node
 @pytest.mark.parametrize("simd", [True, False])
 @torch.no_grad()

@@ -445,6 +445,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "batch", "name"),
     [

@@ -150,6 +150,7 @@ def test_a_pattern_whose_words_cross_lines_is_refused(tokenizer: Tokenizer) -> N
         require_splittable(crossing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [" ", "\n"])
 def test_two_megabytes_of_white_space(sign: str, tmp_path: Path) -> None:
     """There tiktoken panics."""
@@ -235,6 +236,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("blow", ["SIGKILL", "SIGINT"])
 def test_the_workers_end_with_the_process_that_started_them(

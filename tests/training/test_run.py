@@ -109,6 +109,7 @@ def test_a_preset_starts_as_unsure_as_a_fair_die(name: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_seed_preset_starts_as_unsure_as_a_fair_die(openai: object) -> None:
     """100,277 tokens: 11.52."""
     assert first_loss("seed") == pytest.approx(math.log(100_277), abs=0.15)
@@ -123,6 +124,7 @@ def first_loss(name: str) -> float:
     return look.training_loss
 
 
+@pytest.mark.slow
 def test_a_few_steps_of_the_default_recipe_learn(tmp_path: Path) -> None:
     preset = PRESETS["tiny"]
     model = replace(preset.model, d_model=48, n_layers=1)
