@@ -149,9 +149,8 @@ def growth(measure: str, y_label: str, name: str) -> None:
         points, fit = cost[size]["points"], cost[size][measure]
         x = [p[size] / points[0][size] for p in points]
         y = [p[measure] / points[0][measure] for p in points]
-        ax.plot(
-            x, y, "o", color=colour, linestyle=dash, label=f"{label}^{fit['b']:.2f}"
-        )
+        label += f": power {fit['b']:.2f}"
+        ax.plot(x, y, "o", color=colour, linestyle=dash, label=label)
     ax.set(xscale="log", yscale="log")
     ends = ax.get_xlim()
     ax.plot(ends, ends, color=SOFT, linewidth=1, linestyle=":", label="in proportion")
@@ -271,7 +270,7 @@ def scaling(x: str, held: str, label: str, name: str) -> None:
         )
     places = [p[x] for p in line]
     fitted = [fit["a"] * place ** fit["b"] for place in places]
-    ax.plot(places, fitted, color=INK, linewidth=1, label=f"∝ x^{fit['b']:.2f}")
+    ax.plot(places, fitted, color=INK, linewidth=1, label=f"fit: power {fit['b']:.2f}")
     ax.set(xscale="log", yscale="log", xlabel=x, ylabel="loss (nats per token)")
     ax.set_yticks([4, 5, 6, 7], ["4", "5", "6", "7"], minor=False)
     ax.set_xticks(places, [short(place) for place in places], minor=False)
