@@ -1,11 +1,15 @@
-"""A Sphinx extension: heat maps for dark pages.
+"""A Sphinx extension: heat maps for dark pages, wide figures for phones.
 
 In the dark, `course.css` turns the lightness of every figure round and keeps its hues:
 paper becomes dark, ink light. A map in viridis must not be turned: bright is much, and
 the text says so. It gets a second picture, in which only what stands around the map is
 turned; the theme shows the one or the other.
 
-What it leaves out: figures of the benchmarks (SVG), which have no map.
+A figure of several panels would be too small on a phone: it is marked as wide, and
+`course.css` lets it scroll there.
+
+What it leaves out: figures of the benchmarks (SVG), which have one panel and
+no map.
 """
 
 from pathlib import Path
@@ -19,6 +23,7 @@ from sphinx.transforms import SphinxTransform
 
 LUMA = np.array([0.213, 0.715, 0.072])  # of the filter hue-rotate, in CSS
 INVERT = 0.93  # as in course.css
+WIDE = 1200  # pixels: a figure of one panel has 1063
 GAP = 4  # pixels to each side: strokes of numbers that stand on a map are narrower
 
 
@@ -51,8 +56,8 @@ def night(day: Image.Image) -> Image.Image | None:
     return Image.composite(day, around, whole)
 
 
-class Night(SphinxTransform):
-    """Behind each map, its picture for the dark."""
+class Figures(SphinxTransform):
+    """Mark the wide; behind each map, put its picture for the dark."""
 
     default_priority = 402
 
@@ -63,6 +68,8 @@ class Night(SphinxTransform):
             if file.suffix != ".png" or not file.is_file():
                 continue
             with Image.open(file) as day:
+                if day.width > WIDE:
+                    image["classes"].append("wide")
                 dark = night(day)
             if dark:
                 dark.save(file.with_stem(f"{file.stem}-night"), optimize=True)
@@ -75,5 +82,5 @@ class Night(SphinxTransform):
 
 def setup(app: Any) -> dict[str, bool]:
     """Register with Sphinx."""
-    app.add_transform(Night)
+    app.add_transform(Figures)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

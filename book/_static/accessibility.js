@@ -26,18 +26,19 @@ document.addEventListener("DOMContentLoaded", () => {
       header.replaceWith(cell);
     }
   }
-  // What scrolls sideways must be reachable by keyboard.
-  const wide = "div.highlight pre, .bd-content table, mjx-container, .cell_output pre";
-  const mark = () => {
-    for (const box of document.querySelectorAll(wide)) {
-      if (box.scrollWidth > box.clientWidth) box.setAttribute("tabindex", "0");
+  // What scrolls sideways must be reachable by keyboard, even if it shows only later.
+  const wide = "div.highlight pre, .bd-content table, mjx-container, .cell_output pre, "
+    + ":has(> img.wide)";
+  const sized = new ResizeObserver((changes) => {
+    for (const { target } of changes) {
+      if (target.scrollWidth > target.clientWidth) target.setAttribute("tabindex", "0");
     }
-  };
-  mark();
+  });
+  const observe = () => document.querySelectorAll(wide).forEach((box) => sized.observe(box));
+  observe();
   const connected = () =>
     document.documentElement.classList.toggle("offline", !navigator.onLine);
   connected();
   for (const change of ["online", "offline"]) window.addEventListener(change, connected);
-  window.addEventListener("load", mark);
-  window.addEventListener("resize", mark);
+  window.addEventListener("load", observe);  // formulas, too
 });

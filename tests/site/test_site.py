@@ -217,6 +217,35 @@ def test_a_figure_follows_the_theme(site: Path, visit) -> None:
         assert turned == (scheme == "dark")
 
 
+SCALES = """() => [...document.querySelectorAll(".bd-content .cell_output img")]
+  .filter((picture) => picture.checkVisibility())
+  .map((picture) => picture.getBoundingClientRect().width / picture.naturalWidth)"""
+SMALLEST = 10 / 72 * 200  # pixels of the letters of 10 points in a figure
+
+
+def test_on_a_phone_a_wide_figure_scrolls_and_the_page_does_not(
+    site: Path, visit
+) -> None:
+    page = visit(site / "chapters" / "05_masking.html", viewport=PHONE).page
+    two_panels = page.locator(".cell_output img.wide >> visible=true")
+    assert two_panels.count() == 2
+    scales = page.evaluate(SCALES)
+    assert len(scales) == 3
+    assert all(8.5 < scale * SMALLEST < 10 for scale in scales)
+    for picture in two_panels.all():
+        box = picture.locator("..")
+        assert box.evaluate("e => e.scrollWidth - e.clientWidth") > 200
+        box.focus()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("e => e.scrollLeft > 0", arg=box.element_handle())
+    assert violations(page, only=("scrollable-region-focusable",)) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.set_viewport_size({"width": 1200, "height": 900})
+    for picture in two_panels.all():  # on a desk it fits
+        box = picture.locator("..")
+        assert box.evaluate("e => e.scrollWidth - e.clientWidth") == 0
+
+
 def test_on_a_phone_nothing_lies_on_the_text(site: Path, visit) -> None:
     page = visit(site / "book" / "train_your_own.html", viewport=PHONE).page
     page.evaluate("scrollTo(0, 900)")
