@@ -17,7 +17,7 @@
     context_length: "context, in tokens" };
   const BREAKS = { rate: "a learning rate 30 times too large", noMask: "no mask: tokens see their future",
     noPositions: "no positions", unshifted: "targets not shifted" };
-  const LARGEST = 5e6, LONG_PASTE = 100_000;  // bytes of text; characters
+  const LEAST = 20_000, LARGEST = 5e6, LONG_PASTE = 100_000;  // bytes of text; characters
 
   /** An HTML element with attributes and children. */
   function make(tag, attributes = {}, ...children) {
@@ -89,7 +89,7 @@
     const upload = make("input", { type: "file", accept: ".txt,.md,text/*" });
     const held = make("p", { class: "count" });
     const own = make("div", {},
-      make("label", { class: "wide" }, make("span", {}, "paste a text of at least 20 KB"), paste),
+      make("label", { class: "wide" }, make("span", {}, "paste a text of at least 20 KB, some 3,500 words"), paste),
       field("or a file (drop it here, too)", upload), held);
     own.hidden = chosen() !== "own";
     paste.addEventListener("paste", (event) => {
@@ -100,7 +100,13 @@
       paste.value = `${text.slice(0, 500)} …`;
       held.textContent = `Pasted ${text.length.toLocaleString("en")} characters; the box shows their beginning.`;
     });
-    paste.addEventListener("input", () => { pasted = dropped = null; held.textContent = ""; });
+    paste.addEventListener("input", () => {
+      pasted = dropped = null;
+      upload.value = "";
+      const { size } = new Blob([paste.value]), kilobytes = (size / 1000).toFixed(1);
+      if (!busy) say("");
+      held.textContent = size ? `${kilobytes} KB${size < LEAST ? " of at least 20" : ""}.` : "";
+    });
     const take = (found) => {
       if (!found) return;
       [dropped, pasted] = [found, null];
@@ -178,7 +184,6 @@
         [one.name, new Uint8Array(await one.arrayBuffer())]));
       return { kind: "open", files: Object.fromEntries(read) };
     }));
-    again.hidden = true;
 
     /** Fetch what is missing, and hand the wish to the worker; once at a time. */
     async function begin(wish) {
@@ -187,7 +192,7 @@
       say("Loading …");
       try {
         await need(ROOM);
-        view ??= globalThis.tinygptTraining.open(box, { say, free, isSmall, need });
+        view ??= globalThis.tinygptTraining.open(box, { say, free, offer, isSmall, need });
         await view.wish(await wish());
       } catch (error) {
         say(`${error.message}.`);
@@ -200,12 +205,23 @@
       start.disabled = again.disabled = files.disabled = busy;
     }
 
+    /** Offer the run that this browser keeps, unless it is the one that is shown. */
+    async function offer(shown) {
+      again.hidden = true;
+      const about = isSmall ? null : await kept();
+      if (!about || busy || about.id === shown) return;
+      again.textContent = `${about.over ? "Show" : "Go on with"} the run on ${about.name}, step ${about.step.toLocaleString("en")}`;
+      again.hidden = false;
+    }
+
     const title = make("p", { class: "title" }, "Try it: train one here, in this page");
     const wishes = [
       make("fieldset", {}, make("legend", {}, "The text"),
         make("div", { class: "texts" }, ...radios.map(({ label }) => label)), own),
-      field("minutes", minutes),
-      fold("Sizes", make("p", {}, "Left empty, they are planned for the text, the time and the speed of this browser."),
+      field("minutes, up to 10", minutes),
+      fold("Sizes", make("p", {}, "Left empty, they are planned for the text, the time and the speed of this browser. " +
+        "The width is how many numbers stand for a token. The blocks follow one another, and in each some " +
+        "heads look back at other tokens. The context is how many tokens the model sees at once."),
         make("div", { class: "controls" }, ...sizes.map(({ label }) => label))),
       fold("Break it", make("p", {}, "Train again with one of these, and compare the curves."),
         ...breaks.map(({ label }) => label)),
@@ -216,11 +232,7 @@
     keeps.checked = !isSmall;
     box.replaceChildren(...(isSmall ? [title] : wishes),
       make("p", { class: "acts" }, start, again), status);
-    if (!isSmall) kept().then((about) => {
-      if (!about) return;
-      again.textContent = `${about.over ? "Show" : "Go on with"} the run on ${about.name}, step ${about.step.toLocaleString("en")}`;
-      again.hidden = false;
-    });
+    offer();
   }
 
   for (const name of ["playground.css", "train.css"]) {

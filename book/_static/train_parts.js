@@ -29,9 +29,11 @@
 
   const caption = (words) => make("p", { class: "caption" }, words);
   const whole = (n) => Math.round(n).toLocaleString("en");
-  const percent = (share) => (share >= 0.0005 ? `${(100 * share).toFixed(1)} %` : "< 0.1 %");
-  /** A text whose control characters can be seen: a fresh model writes as many as letters. */
-  const visible = (text) => text.replace(/[\0-\x08\x0b-\x1f\x7f]/g, "\ufffd");
+  const percent = (share) => (share >= 0.0005 ? `${(100 * share).toFixed(1)}\u00a0%` : "<\u00a00.1\u00a0%");
+  /** A text whose control characters can be seen: a fresh model writes as many as letters.
+      If it is all white space, that is seen, too. */
+  const visible = (text) => (/\S/.test(text) ? text : text.replaceAll("\n", "⏎").replaceAll(" ", "␣"))
+    .replace(/[\0-\x08\x0b-\x1f\x7f]/g, "\ufffd");
   const quoted = (text) => `“${visible(text).replaceAll("\n", "⏎").replace(/^ /, "␣")}”`;
 
   // --- Attention ------------------------------------------------------------------------
@@ -104,9 +106,9 @@
     const timeline = make("label", {}, make("span", {}, "moment"), slider, when);
     const inside = make("div", { hidden: "" }, caption("It goes on"), text,
       caption("The likeliest next token after each block"), lens,
-      caption("Neighbours of the prompt's last token in the embedding"), near,
+      caption("Neighbours of the last token in the embedding (1: same direction)"), near,
       caption("Attention in the prompt"), ...eye.nodes);
-    const room = make("section", { hidden: "", class: "history" }, caption("Through time"),
+    const room = make("section", { hidden: "", class: "history" }, caption("Through time: drag the slider to an earlier moment"),
       timeline, make("label", { class: "wide" }, make("span", {}, "prompt"), prompt), words,
       inside);
     return {

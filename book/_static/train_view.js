@@ -16,18 +16,19 @@
   };
   /** The smallest of 1, 2, 5, 10, 20, ... and of their hundredths that is not below x. */
   const roundUp = (x) => [0.01, 0.1, 1, 10, 100].flatMap((n) => [n, 2 * n, 5 * n]).find((n) => n >= x);
+  const several = (n, thing) => `${n.toLocaleString("en")} ${thing}${n === 1 ? "" : "s"}`;
   const bitsOf = (n) => `${n.toFixed(2)} bits per byte`;
-  const time = (minutes) => (minutes >= 1 ? `${Number(minutes.toFixed(1))} minute${minutes === 1 ? "" : "s"}`
-    : `${Math.round(60 * minutes)} seconds`);
+  const time = (minutes) => (minutes >= 1 ? several(Number(minutes.toFixed(1)), "minute")
+    : several(Math.round(60 * minutes), "second"));
 
   // --- The curve ------------------------------------------------------------------------
 
-  /** Loss over time, with axes; what an earlier run reached stays behind it in grey. */
+  /** Loss over time, with axes; the last run without a fault stays behind it in grey. */
   function curve() {
     const node = make("div", { class: "curve" });
     const key = make("ul", { class: "key" }, ...[
       ["training", "on the text it learns from"], ["validation", "on text it has not read"],
-      ["bigram", "counting pairs of tokens"], ["before", "the run before, validation"],
+      ["bigram", "counts what follows what"], ["before", "the last run without a fault, validation"],
     ].map(([kind, words]) => make("li", { class: kind }, make("b", {}, kind), ` ${words}`)));
     let now = null, before = null, asked = false;
 
@@ -89,7 +90,7 @@
     return {
       nodes: [node, key],
       begin(run) {
-        if (now?.evaluated.length) before = now;
+        if (now?.evaluated.length && !now.isBroken) before = now;
         now = run;
         ask();
       },
@@ -99,15 +100,14 @@
 
   // --- Together -------------------------------------------------------------------------
 
-  const FILES = ["tinygpt_web", "tinygpt_files"];  // scripts that only downloads need
   const ENGINE = ["tinygptWasm", "TinyGPT", "tinygptLook", "tinygptBackward", "tinygptTrainSimd",
     "TinyGPTTrain", "tinygptTrainWorker"];
 
   /** Build the room below `box`; gives { wish }, which carries a wish to the worker. */
-  function open(box, { say, free, isSmall, need }) {
+  function open(box, { say, free, offer, isSmall, need }) {
     const worker = makeWorker(ENGINE);
     const post = (wanted) => worker.postMessage(wanted);
-    let run = null, quarter = 0, isPaused = false;
+    let run = null, told = "", quarter = 0, isPaused = false;
 
     const pause = button("Pause", () => {
       if (isPaused) {
@@ -123,17 +123,18 @@
     const bar = make("progress", { max: 1, value: 0, "aria-label": "share of the work that is done" });
     const line = make("p", { class: "count" });
     const loss = curve(), eye = attention(), past = history(post);
-    const sample = make("p", { class: "text", dir: "auto" });
+    const sample = make("p", { class: "text steady", dir: "auto" });
     const older = make("ol", { class: "samples" });
     const onward = make("input", { type: "checkbox" });
     const onwardLabel = make("label", { class: "check", hidden: "" }, onward, make("span", {}, "“Train” goes on with the opened model"));
     const saves = [["Download model.js", "js"], ["Download for Python (.zip)", "zip"]].map(([words, format]) =>
-      button(words, () => withFiles({ kind: "download", format }).catch((error) => say(`${error.message}.`))));
+      button(words, () => withFiles({ kind: "download", format }, ["tinygpt_files"]).catch((error) => say(`${error.message}.`))));
     const forget = button("Forget the kept run", () => post({ kind: "forget" }));
     const live = make("div", { hidden: "" },
-      caption("Loss"), ...loss.nodes, caption("What it writes, from one and the same seed"), sample,
+      caption("Loss (lower is better)"), ...loss.nodes,
+      caption("What it writes, in blue, after the same words"), sample,
       make("details", {}, make("summary", {}, "What it wrote before"), older),
-      caption("Whom a head attends to, in the first words of the validation text"), ...eye.nodes);
+      ...(isSmall ? [] : [caption("Whom a head attends to, in text it has not read"), ...eye.nodes]));
     const ends = make("p", { class: "acts", hidden: "" }, ...saves, ...(isSmall ? [] : [forget]));
     const unkept = make("output", { "aria-live": "polite" });
     const work = make("div", { hidden: "" }, make("p", { class: "acts" }, pause, stop), bar, line);
@@ -146,7 +147,7 @@
 
     function working(is) {
       work.hidden = !is;
-      pause.disabled = stop.disabled = !is || !run;
+      pause.disabled = stop.disabled = !is;
       if (!is) free(true);
     }
 
@@ -162,15 +163,18 @@
 
     const hears = {
       phase({ words, share }) {
-        work.hidden = false;
-        if (line.textContent !== words) say(words);
-        line.textContent = words;
+        working(true);
+        pause.disabled = stop.disabled = true;  // there is nothing to pause yet, or no more
+        if (told !== words) say(told = words);
+        line.textContent = "";
         if (share === null) bar.removeAttribute("value"); else bar.value = share;
       },
       planned(message) {
-        const { plan: { model: c, parameters, used }, name, isFast, breakIt } = message;
-        run = message;
+        const { plan: { model: c, parameters, minutes, used }, id, name, isFast, breakIt } = message;
+        const isBroken = Object.entries(breakIt).some(([key, value]) => value !== (key === "rate" ? 1 : false));
+        run = { ...message, isBroken };
         quarter = 0;
+        offer(id);
         setPaused(false);
         loss.begin(run);
         eye.shape(c);
@@ -183,10 +187,10 @@
         onwardLabel.hidden = true;
         for (const save of saves) save.disabled = !message.over;
         working(!message.over);
-        const broken = Object.entries(breakIt).some(([key, value]) => value !== (key === "rate" ? 1 : false));
-        say(`Training ${broken ? "a broken" : "a"} model on ${name} for about ${time(used)}: ` +
-          `${whole(parameters)} parameters, width ${c.d_model}, ${c.n_layers} blocks of ${c.n_heads} heads, ` +
-          `a context of ${c.context_length} tokens, ${whole(c.vocab_size)} tokens in the vocabulary.` +
+        say(`Training ${isBroken ? "a broken" : "a"} model on ${name} for about ${time(used)}` +
+          (used < 0.95 * minutes ? " (longer would repeat the text too often)" : "") + `: ${whole(parameters)} parameters` +
+          (isSmall ? "." : `, width ${c.d_model}, ${several(c.n_layers, "block")} of ${several(c.n_heads, "head")}, ` +
+          `a context of ${c.context_length} tokens, ${whole(c.vocab_size)} tokens in the vocabulary.`) +
           (isFast ? "" : " This browser has no WebAssembly for it, so it is slower."));
       },
       tick({ step, seconds, position, tokensPerSecond, secondsLeft, bits }) {
@@ -213,8 +217,10 @@
       over({ broken, step, bits, bigram }) {
         working(false);
         for (const save of saves) save.disabled = Boolean(broken);
-        say(broken ?? `Done after ${whole(step)} steps: ${bitsOf(bits)} on text it has not read, ` +
-          `${bits < bigram ? "better" : "not yet better"} than the bigram, which has ${bigram.toFixed(2)}.`);
+        const { noMask, unshifted } = run.breakIt;
+        say(broken ?? `Done after ${several(step, "step")}: ${bitsOf(bits)} on text it has not read, ` +
+          `${bits < bigram ? "better" : "not yet better"} than the bigram, which has ${bigram.toFixed(2)}` +
+          `${noMask || unshifted ? "; but this one could see the answers" : ""}.`);
         past.last();
       },
       opened({ name, config, vocabulary }) {
@@ -225,7 +231,7 @@
         onward.checked = true;
         for (const save of saves) save.disabled = false;
         past.open(config, "The");
-        say(`${name} is open: width ${config.d_model}, ${config.n_layers} blocks, ${whole(vocabulary)} tokens in its vocabulary.`);
+        say(`${name} is open: width ${config.d_model}, ${several(config.n_layers, "block")}, ${whole(vocabulary)} tokens in its vocabulary.`);
       },
       looked: past.looked,
       unkept({ sentence }) { unkept.textContent = sentence; },
@@ -237,6 +243,7 @@
         setTimeout(() => URL.revokeObjectURL(address), 60_000);
         say(`${name} is yours: ${whole(bytes.length / 1000)} KB.`);
       },
+      done({ during }) { if (during !== "look") offer(run?.id); },
       error({ during, sentence }) {
         if (during === "look") return past.failed(sentence);
         say(sentence);
@@ -249,20 +256,23 @@
       say(`The worker failed: ${event.message}. Load the page again.`);
       working(false);
     };
-    let hasFiles = false;
+    const SOURCES = { tinygpt_files: "tinygptFiles", tinygpt_web: "tinygptWeb" };
+    const sent = new Set();
 
     /** Carry a wish that concerns files: the worker first gets the code for it. */
-    async function withFiles(wanted) {
-      await need(FILES);
-      if (!hasFiles) post({ kind: "code", sources: sourcesOf(["tinygptWeb", "tinygptFiles"]) });
-      hasFiles = true;
+    async function withFiles(wanted, scripts) {
+      await need(scripts);
+      const missing = scripts.filter((name) => !sent.has(name));
+      if (missing.length) post({ kind: "code", sources: sourcesOf(missing.map((name) => SOURCES[name])) });
+      missing.forEach((name) => sent.add(name));
       post(wanted);
     }
 
     return {
       async wish(wanted) {
         run = null;
-        if (wanted.kind === "open") return withFiles(wanted);
+        told = "";
+        if (wanted.kind === "open") return withFiles(wanted, Object.keys(SOURCES));
         post({ ...wanted, usesOpened: wanted.kind === "train" && !onwardLabel.hidden && onward.checked });
       },
     };

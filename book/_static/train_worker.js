@@ -97,10 +97,10 @@ globalThis.tinygptTrainWorker = { source: `(${function work() {
 
   /** Tell the page what will be trained, and of a run that was kept, what there is. */
   function introduce() {
-    const { name, trainer, points, samples, evaluated, states, over } = run;
+    const { id, name, trainer, points, samples, evaluated, states, over } = run;
     const { plan, data, isFast, breakIt } = trainer;
     postMessage({
-      kind: "planned", name, plan, isFast, breakIt, over, points, samples, evaluated,
+      kind: "planned", id, name, plan, isFast, breakIt, over, points, samples, evaluated,
       bigram: data.bigram, total: 60 * plan.used, states: states.map(({ step }) => step),
     });
   }

@@ -157,6 +157,7 @@ def test_a_chapter_trains_a_small_one_when_asked(
     name = re.findall('data-text="(.*?)"', quick)[0]
     assert f"{name}.js" in fetched
     expect(page.locator(".curve svg")).to_be_visible()
+    assert page.locator("canvas").count() == 0  # chapter 00 knows no heads yet
 
 
 def test_without_scripts_a_sentence_stands_there(browser: Any, folder: Path) -> None:
@@ -187,9 +188,14 @@ def test_bad_texts_and_sizes_get_a_sentence(visit: Any, tmp_path: Path) -> None:
         ("ab" * 15_000, "The text is too short: of its"),
     ):
         write(page, text)
+        expect(status(page)).to_be_empty()  # nothing is known of this one
         press(page, "Train")
         expect(status(page)).to_contain_text(sentence)
         expect(page.get_by_role("button", name="Train")).to_be_enabled()
+    write(page, "é" * 600)
+    expect(page.locator(".count").first).to_have_text("1.2 KB of at least 20.")
+    write(page, "é" * 10_000)
+    expect(page.locator(".count").first).to_have_text("20.0 KB.")
     paste(page, "word " * 1_100_000)
     expect(page.locator(".count").first).to_contain_text("Pasted 5,500,000 characters")
     press(page, "Train")
@@ -228,7 +234,7 @@ def test_a_run_by_keyboard_from_the_start_to_python(visit: Any, tmp_path: Path) 
     train.focus()
     page.keyboard.press("Enter")
     page.keyboard.press("Enter")  # a second start is no second run
-    expect(status(page)).to_contain_text("parameters, width 32, 1 blocks of 2 heads")
+    expect(status(page)).to_contain_text("parameters, width 32, 1 block of 2 heads")
     assert len(page.workers) == 1
     expect(train).to_be_disabled()
     expect(page.locator(".curve path.training")).to_be_attached()
@@ -297,7 +303,7 @@ def test_a_run_by_keyboard_from_the_start_to_python(visit: Any, tmp_path: Path) 
             "buffer": Path(waited.value.path()).read_bytes(),
         }
     )
-    expect(status(page)).to_contain_text("model.js is open: width 32, 1 blocks, 512")
+    expect(status(page)).to_contain_text("model.js is open: width 32, 1 block, 512")
     expect(page.locator(".lens li")).to_have_count(1)
     expect(page.get_by_label("goes on with the opened model")).to_be_checked()
 
@@ -319,6 +325,7 @@ def test_a_reload_loses_nothing_that_was_kept(visit: Any) -> None:
     prepare(other, 0.02)
     again.click()
     expect(status(page)).to_contain_text("Training a model on your text")
+    expect(again).to_be_hidden()  # it is this one
     press(page, "Pause")
     press(other, "Train")
     losses(other)
@@ -329,11 +336,50 @@ def test_a_reload_loses_nothing_that_was_kept(visit: Any) -> None:
     press(page, "Show the run on your text")
     assert losses(page) == (ours, bigram)
     assert page.get_by_label("moment").get_attribute("max") != "0"
+    page.reload()
+    expect(page.get_by_role("button", name="Show the run")).to_be_visible()
+    prepare(page, 0.02)
+    page.get_by_label("keep the run").uncheck()
+    press(page, "Train")
+    losses(page)
+    other = page.get_by_role("button", name="Show the run on your text")  # still kept
+    expect(other).to_be_visible()
     press(page, "Forget the kept run")
     expect(status(page)).to_contain_text("has forgotten the run")
+    expect(other).to_be_hidden()
     page.reload()
     expect(page.get_by_role("button", name="Train")).to_be_visible()
     expect(page.get_by_role("button", name="the run on")).to_have_count(0)
+
+
+def test_there_is_no_pause_before_there_is_a_run(visit: Any) -> None:
+    page = visit()
+    page.evaluate(
+        """() => {
+            globalThis.seen = [];
+            new MutationObserver(() => {
+                const [, , pause] = document.querySelectorAll(".acts button");
+                const [, line] = document.querySelectorAll(".count");
+                seen.push([document.querySelector(".status").textContent,
+                    [pause?.disabled, line?.textContent]]);
+            }).observe(document.querySelector(".tinygpt-train"),
+                { subtree: true, childList: true, characterData: true });
+        }"""
+    )
+    prepare(page, 0.02)
+    press(page, "Train")
+    losses(page)
+    states = dict(page.evaluate("seen"))
+    for words in (
+        "Measuring how fast this browser computes …",
+        "Reading the validation",
+    ):
+        (state,) = [state for said, state in states.items() if said.startswith(words)]
+        assert state == [True, ""]  # and it is said in one place only
+    (running,) = [
+        state for said, state in states.items() if said.startswith("Training")
+    ]
+    assert running[0] is False
 
 
 # What a page hides: it is in the background, and draws nothing.
@@ -373,6 +419,13 @@ def longest_task(trace: Path) -> float:
     )
 
 
+def built_size(names: set[str]) -> int:
+    """Bytes of the scripts as the site has them, with those of every page."""
+    lean = load_tool("lean").lean
+    sources = [(STATIC / name).read_text("utf-8") for name in names | set(ON_PAGES)]
+    return sum(len(lean(source).encode()) for source in sources)
+
+
 def test_in_the_background_it_trains_on_and_the_page_is_never_busy(
     visit: Any, browser: Any, tmp_path: Path
 ) -> None:
@@ -410,9 +463,12 @@ def test_in_the_background_it_trains_on_and_the_page_is_never_busy(
     # What a run needs, and not what opens and saves files; and of that no comments.
     own = fetched & {path.name for path in STATIC.glob("*.js")}
     assert not own & {"tinygpt_files.js", "tinygpt_web.js", "tinygpt_simd.js"}
-    lean = load_tool("lean").lean
-    sources = [(STATIC / name).read_text("utf-8") for name in own | set(ON_PAGES)]
-    assert sum(len(lean(source).encode()) for source in sources) < 120_000
+    assert built_size(own) < 112_000
+    with page.expect_download():
+        press(page, "Download for Python")
+    own = fetched & {path.name for path in STATIC.glob("*.js")}
+    assert own & {"tinygpt_files.js", "tinygpt_web.js"} == {"tinygpt_files.js"}
+    assert built_size(own) < 120_000
 
 
 def test_a_full_disk_is_said_and_the_run_goes_on(visit: Any) -> None:
@@ -446,3 +502,13 @@ def test_a_broken_run_and_a_browser_that_keeps_nothing(visit: Any) -> None:
     expect(page.get_by_text("This browser does not keep the run (")).to_be_visible()
     ours, bigram = losses(page)
     assert ours < bigram  # it only repeats what it has read
+    expect(status(page)).to_contain_text("but this one could see the answers")
+    assert page.evaluate("tinygptTrainParts.visible('\\n ')") == "⏎␣"
+    # The grey curve: never a run with a fault.
+    page.get_by_label("minutes").fill("0.02")
+    earlier = page.locator(".key .before")
+    for is_broken, is_shown in ((False, False), (True, True), (True, True)):
+        page.get_by_label("targets not shifted").set_checked(is_broken)
+        press(page, "Train")
+        losses(page)
+        expect(earlier).to_be_visible(visible=is_shown)

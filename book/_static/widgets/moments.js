@@ -4,7 +4,7 @@
    of the page "Train your own". What it leaves out: training. */
 "use strict";
 (() => {
-  const { widgets, make, title, task, fixed, fetchScript } = window.tinygptWidgets;
+  const { widgets, make, title, fixed, fetchScript } = window.tinygptWidgets;
   const here = document.currentScript.src;
   const PARTS = ["tinygpt", "tinygpt_look", "train_worker", "train_parts"];
 
@@ -25,8 +25,7 @@
     worker.onerror = () => past.failed("This browser cannot run the model: the picture stays empty.");
     worker.postMessage({ kind: "moments", ...data });
     const room = make("div", { class: "tinygpt-train tinygpt-playground" }, past.room);
-    box.append(title("Try it: one run through time"),
-      task(box.dataset.task ?? "Drag the slider from left to right."), room);
+    box.append(title("Try it: one run through time"), room);
     past.begin({ states: data.states.map(({ step }) => step) }, data.config);
     past.suggest(data.prompt);
     past.last();
