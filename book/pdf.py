@@ -30,6 +30,7 @@ WRITE_NUMBERS = """numbers => document.querySelectorAll(".contents .number")
   .forEach((place, i) => { place.textContent = numbers[i]; })"""
 ALL_FORMULAS = """() => [...document.querySelectorAll(".math")]
   .every(formula => formula.querySelector("mjx-container"))"""
+IS_DRAWN = "widget => 'drawn' in widget.dataset"
 ARTICLES = ".page[id]"  # the contents have no id
 NO_ENTRY = {"Exercises", "Quiz", "Summary", "References"}  # every chapter has these
 FOOT = (
@@ -159,7 +160,7 @@ def opened(page: Any, path: Path) -> None:
     page.wait_for_function(ALL_FORMULAS)
     for widget in page.locator(".tinygpt-widget").all():
         widget.scroll_into_view_if_needed()
-        widget.locator("svg, table, output").first.wait_for(state="attached")
+        page.wait_for_function(IS_DRAWN, arg=widget.element_handle())
     page.emulate_media(media="print", color_scheme="light")
     page.evaluate(
         "Promise.all([...document.images].map(i => (i.loading = 'eager', i.decode())))"

@@ -106,7 +106,7 @@ def figures(notebook: NotebookNode) -> Iterator[Figure]:
             if png := output.get("data", {}).get("image/png"):
                 alt = cell.metadata["mystnb"]["image"]["alt"]
                 told = after.source if after is not None else ""
-                caption = re.match(r"\*Figure: (.*?)\*(?:\n|$)", told, re.DOTALL)
+                caption = re.search(r"^\*Figure: (.*?)\*$", told, re.DOTALL | re.M)
                 below = plain(caption[1]) if caption else ""
                 yield Figure("".join(heading), png, alt, below)
 

@@ -1,5 +1,5 @@
-/* Cures what axe-core finds in the theme and in pandas' tables, and hides the buttons that
-   need a network while there is none. Runs once per page. */
+/* Cures what axe-core finds in the theme and in pandas' tables, hides the buttons that
+   need a network while there is none, and prints dark on white. Runs once per page. */
 "use strict";
 document.addEventListener("DOMContentLoaded", () => {
   // These say one thing and are named another: let their text name them.
@@ -41,4 +41,9 @@ document.addEventListener("DOMContentLoaded", () => {
   connected();
   for (const change of ["online", "offline"]) window.addEventListener(change, connected);
   window.addEventListener("load", observe);  // formulas, too
+  // Paper is white, whatever theme the reader has on the screen.
+  const shown = document.documentElement.dataset;
+  let theme;
+  window.addEventListener("beforeprint", () => { theme = shown.theme; shown.theme = "light"; });
+  window.addEventListener("afterprint", () => { shown.theme = theme; });
 });

@@ -67,6 +67,7 @@ def test_a_deck_is_whole_and_stands_alone(decks: Path, path: Path) -> None:
         assert wanted in headings
     assert any(heading.startswith("Exercise") for heading in headings)
     assert "src=" in text and 'alt=""' not in text
+    assert 'class="caption"></p>' not in text
     assert '<div class="fragment"><p><strong>' in text  # the answer of the question
     for left in ("<!--", "](", "**", "```"):
         assert left not in re.sub(r"<pre>.*?</pre>", "", text, flags=re.DOTALL), left

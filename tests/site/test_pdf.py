@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from test_contrast import FAINT
 
 pytest.importorskip("jupyter_book", reason="the packages that build the site")
 import sys
@@ -53,6 +54,7 @@ def test_all_pages_join_to_one_with_whole_links(site: Path) -> None:
 def test_a_printed_page_is_whole(site: Path, browser: Any, tmp_path: Path) -> None:
     pypdf = pytest.importorskip("pypdf", reason="the reader of PDFs")
     names = ["book/intro", "chapters/00_one_minute", "book/two_tools"]
+    names += ["chapters/07_training"]  # one of its widgets asks a worker
     path = tmp_path / "some.pdf"
     pdf.print_book(browser, site, path, names, {})
     assert not (site / "_book.html").exists()
@@ -67,9 +69,26 @@ def test_a_printed_page_is_whole(site: Path, browser: Any, tmp_path: Path) -> No
     for hidden in ("Hidethecode", "Showthecode"):
         assert hidden not in text
     # A fold's code, an answer, a widget, its setting, the end of the longest line.
-    wanted = ("defnext_pieces", "Answer", "Tryit:", "learningrate0.05")
+    wanted = ("defnext_pieces", "Answer", "Tryit:", "learningrate0.05", "attendsmostto")
     for shown in (*wanted, 'glue("minute_bits"'):
         assert shown in text, shown
+
+
+def test_a_page_in_the_dark_is_printed_dark_on_white(site: Path, browser: Any) -> None:
+    page = browser.new_page(color_scheme="dark")
+    page.goto((site / "chapters" / "04_attention.html").as_uri())
+    theme = "document.documentElement.dataset.theme"
+    page.evaluate(f"addEventListener('beforeprint', () => {{ printed = {theme} }})")
+    assert page.evaluate(theme) == "dark"
+    page.pdf()
+    assert page.evaluate("printed") == "light"
+    assert page.evaluate(theme) == "dark"
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate(FAINT) == []
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert ground == "rgb(255, 255, 255)"
+    page.close()
 
 
 def test_a_page_links_what_is_there(tmp_path: Path) -> None:

@@ -18,16 +18,24 @@
     const worker = makeWorker(["TinyGPT", "tinygptLook", "tinygptTrainWorker"]);
     const bits = ({ bits }) => `, ${fixed(bits)} bits per byte`;
     const past = history((wish) => worker.postMessage(wish), (n) => bits(data.states[n]));
-    worker.onmessage = ({ data: told }) => {
-      if (told.kind === "looked") past.looked(told);
-      if (told.kind === "error") past.failed(told.sentence);
-    };
-    worker.onerror = () => past.failed("This browser cannot run the model: the picture stays empty.");
+    const drawn = new Promise((done) => {
+      worker.onmessage = ({ data: told }) => {
+        if (told.kind === "looked") past.looked(told);
+        else if (told.kind === "error") past.failed(told.sentence);
+        else return;
+        done();
+      };
+      worker.onerror = () => {
+        past.failed("This browser cannot run the model: the picture stays empty.");
+        done();
+      };
+    });
     worker.postMessage({ kind: "moments", ...data });
     const room = make("div", { class: "tinygpt-train tinygpt-playground" }, past.room);
     box.append(title("Try it: one run through time"), room);
     past.begin({ states: data.states.map(({ step }) => step) }, data.config);
     past.suggest(data.prompt);
     past.last();
+    await drawn;
   };
 })();
