@@ -103,19 +103,19 @@
 
     slider.addEventListener("input", look);
     prompt.addEventListener("change", look);
-    const timeline = make("label", {}, make("span", {}, "moment"), slider, when);
+    const title = caption(""), timeline = make("label", {}, make("span", {}, "moment"), slider, when);
     const inside = make("div", { hidden: "" }, caption("It goes on"), text,
       caption("The likeliest next token after each block"), lens,
       caption("Neighbours of the last token in the embedding (1: same direction)"), near,
       caption("Attention in the prompt"), ...eye.nodes);
-    const room = make("section", { hidden: "", class: "history" }, caption("Through time: drag the slider to an earlier moment"),
-      timeline, make("label", { class: "wide" }, make("span", {}, "prompt"), prompt), words,
-      inside);
+    const room = make("section", { hidden: "", class: "history" }, title, timeline,
+      make("label", { class: "wide" }, make("span", {}, "prompt"), prompt), words, inside);
     return {
       room,
       begin(run, config) {
         steps = [...run.states];
         room.hidden = inside.hidden = true;
+        title.textContent = "Through time: drag the slider to an earlier moment";
         eye.shape(config);
         prompt.value = "";
         grow();
@@ -124,11 +124,12 @@
         steps.push(step);
         grow();
       },
-      suggest(words) { prompt.value ||= words.trim(); },
+      suggest(words) { prompt.value ||= words.trim().split("\n")[0]; },  // the box has one line
       open(config, words) {
         steps = [];
         eye.shape(config);
         timeline.hidden = true;
+        title.textContent = "Inside the opened model";
         room.hidden = false;
         prompt.value = words;
         look();

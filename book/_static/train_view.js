@@ -69,7 +69,7 @@
       };
       const spots = (list) => list.map(({ seconds, bits }) => [seconds, bits]);
       line("bigram", [[0, bigram], [end, bigram]]);
-      line("before", spots(old));
+      line("before", spots(old.filter((_, n) => !n || old[n - 1].seconds < end)));  // a longer run is cut off
       line("training", points.filter(([, bits]) => Number.isFinite(bits)));
       line("validation", spots(evaluated));
       for (const { seconds, bits } of evaluated) {

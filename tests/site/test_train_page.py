@@ -305,6 +305,8 @@ def test_a_run_by_keyboard_from_the_start_to_python(visit: Any, tmp_path: Path) 
     )
     expect(status(page)).to_contain_text("model.js is open: width 32, 1 block, 512")
     expect(page.locator(".lens li")).to_have_count(1)
+    expect(page.get_by_text("Inside the opened model")).to_be_visible()
+    expect(page.get_by_text("Through time")).to_be_hidden()  # it has one moment only
     expect(page.get_by_label("goes on with the opened model")).to_be_checked()
 
 
