@@ -196,7 +196,8 @@ def write(site: Path, path: Path, names: list[str], captions: dict[str, str]) ->
     """Print the pages into one PDF."""
     from playwright.sync_api import Error, sync_playwright
 
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    names = ("chromium", "chromium-browser", "chromium-headless-shell")
+    program = next(filter(None, map(shutil.which, names)), None)
     options = {"executable_path": program, "args": ["--no-sandbox", "--disable-gpu"]}
     with sync_playwright() as playwright:
         try:

@@ -167,7 +167,8 @@ def site(once: Callable[..., Path]) -> Path:
 def browser() -> Iterator[Any]:
     """Chromium without a window; tests that need it are skipped where it is missing."""
     api = pytest.importorskip("playwright.sync_api", reason="a driver for browsers")
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    names = ("chromium-headless-shell", "chromium", "chromium-browser")
+    program = next(filter(None, map(shutil.which, names)), None)
     if program is None:
         pytest.skip("no Chromium here: apt-get install chromium runs these tests")
     with api.sync_playwright() as playwright:
