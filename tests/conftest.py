@@ -197,11 +197,15 @@ PARSE_A_COLOUR_ONCE = """;(() => {
 
 
 def violations(
-    page: Any, parts: Sequence[str] = (), *, only: Sequence[str] = (), without: str = ""
+    page: Any,
+    parts: Sequence[str] = (),
+    *,
+    only: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> list[str]:
     """What axe-core finds serious or worse in a page, or in those parts of it.
 
-    Looked for are all its rules, or `only` those named, or all `without` one.
+    Looked for are all its rules, or `only` those named, or all `without` these.
     """
     axe = pytest.importorskip("axe_playwright_python.base", reason="axe-core")
     # Not `preload`: a page from a file may not read its style sheets.
@@ -209,7 +213,7 @@ def violations(
     if only:
         options["runOnly"] = {"type": "rule", "values": list(only)}
     if without:
-        options["rules"] = {without: {"enabled": False}}
+        options["rules"] = {rule: {"enabled": False} for rule in without}
     page.wait_for_function(  # a colour that fades in is not yet the one to judge
         "document.getAnimations().every((one) => one.playState !== 'running' "
         "|| one.effect.getComputedTiming().endTime === Infinity)"

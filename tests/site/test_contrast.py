@@ -19,16 +19,15 @@ FAINT = """() => {
     const c = colour[i] / 255;
     return sum + share * (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
   }, 0);
-  const behind = (node) => {
-    const layers = [];
-    for (let e = node; e; e = e.parentElement) {
-      const style = getComputedStyle(e);
-      if (style.backgroundImage !== "none") return null;  // not a colour
-      layers.push(numbers(style.backgroundColor));
-      if (layers.at(-1)[3] === 1) break;
+  const known = new Map([[null, [255, 255, 255, 1]]]);
+  const behind = (node) => {  // null: a picture, which is not a colour
+    if (!known.has(node)) {
+      const style = getComputedStyle(node), own = numbers(style.backgroundColor);
+      const below = own[3] === 1 ? own : behind(node.parentElement);
+      const picture = style.backgroundImage !== "none" || !below;
+      known.set(node, picture ? null : over(own, below));
     }
-    const white = [255, 255, 255, 1];
-    return layers.reverse().reduce((below, top) => over(top, below), white);
+    return known.get(node);
   };
   const faint = new Set();
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);

@@ -85,6 +85,12 @@ TOO_WIDE = """() => [...document.querySelectorAll(".bd-article *")].filter((e) =
     if (getComputedStyle(p).overflowX !== "visible") return false;
   return true;
 }).map((e) => e.outerHTML.slice(0, 120))"""
+# A link among other words, which must differ from them by more than its colour.
+LIKE_TEXT = """() => [...document.querySelectorAll(
+  ".bd-article :is(p, li, td, dd) a:not(.headerlink)")].filter((a) =>
+  a.checkVisibility() && getComputedStyle(a).textDecorationLine !== "underline"
+  && a.textContent.trim() !== a.parentElement.textContent.trim()
+).map((a) => a.outerHTML.slice(0, 120))"""
 
 
 @each_page
@@ -105,15 +111,29 @@ def test_a_page_stands_alone_fits_and_is_accessible(
     )
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate(TOO_WIDE) == []
+    assert page.evaluate(LIKE_TEXT) == []
     assert here.outside == []
     assert here.complaints == []  # before axe-core, which reads style sheets
     page.set_viewport_size({"width": 1200, "height": 900})
     assert page.evaluate(FAINT) == []
-    if name == CHAPTERS[0].as_posix():  # links look alike on all pages
+    slow = ("color-contrast", "link-in-text-block")  # FAINT and LIKE_TEXT are quicker
+    if name == CHAPTERS[0].as_posix():
+        slow = ()
         assert violations(page, only=("link-in-text-block",)) == []
     turn(page, "light")
     assert page.evaluate(FAINT) == []
-    assert violations(page, without="color-contrast") == []
+    assert violations(page, without=slow) == []
+
+
+def test_a_link_without_a_line_is_found(browser: Any) -> None:
+    page = browser.new_page()
+    page.set_content(
+        '<main class="bd-article"><p>See <a href="#a">this</a> and '
+        '<a href="#b" style="text-decoration: none">that</a>.</p></main>'
+    )
+    found = page.evaluate(LIKE_TEXT)
+    page.close()
+    assert [words[:12] for words in found] == ['<a href="#b"']
 
 
 def test_buttons_that_need_a_network_hide_without_one(visit, tmp_path: Path) -> None:
