@@ -58,20 +58,21 @@ def within(name: str, target: str = "") -> str:
 def article(site: Path, name: str, printed: set[str]) -> Tag:
     """A page's article, its ids and links made those of the joined book."""
     text = (site / f"{name}.html").read_text(encoding="utf-8")
-    found = BeautifulSoup(text, "html.parser").select_one("article.bd-article")
+    found = BeautifulSoup(text, "html.parser").find("article", class_="bd-article")
     for node in found.select(NOT_PRINTED):
         node.decompose()
-    for fold in found.select("details"):
-        fold["open"] = ""
-    for code in found.select(".cell_input"):
+    for code in found.find_all(class_="cell_input"):
         if code.get_text().strip().count("\n") >= MAY_BREAK:
             code["class"] = [*code["class"], "long"]
-    for node in found.select("[id]"):
-        node["id"] = within(name, node["id"])
     folder = Path(name).parent
-    for node in found.select("[src]"):
-        node["src"] = _from_root(folder, node["src"])
-    for link in found.select("a[href]"):
+    for node in found.find_all(True):  # selectors would take four times as long
+        if node.name == "details":
+            node["open"] = ""
+        if "id" in node.attrs:
+            node["id"] = within(name, node["id"])
+        if "src" in node.attrs:
+            node["src"] = _from_root(folder, node["src"])
+    for link in found.find_all("a", href=True):
         file, _, target = link["href"].partition("#")
         if re.match(r"[a-z]+:", file):
             continue
