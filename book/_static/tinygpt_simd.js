@@ -3,8 +3,9 @@
    the same, up to rounding.
 
    JavaScript has no instruction for four numbers at once, but WebAssembly has. So this file
-   writes four short functions in WebAssembly's bytes, out of the instructions of
-   tinygpt_wasm.js. Weights stay in 16 bits, as reading them takes most of the time.
+   writes six short functions in WebAssembly's bytes, out of the instructions of
+   tinygpt_wasm.js. Weights stay in the file's 8 or 16 bits, as reading them takes much of
+   the time.
    What it leaves out: all other steps of the model. Where a page's policy forbids
    WebAssembly, or SIMD is unknown, everything stays as it was. */
 "use strict";
@@ -30,11 +31,39 @@
     return (bits >>> 16 & 0x8000) | size >> 13;
   }
 
+  /** The rows of a weight in 16 bits; none if it has a number that these cannot hold. */
+  function shortRows({ weight, outputs }) {
+    const bits = new Int32Array(weight.buffer, weight.byteOffset, weight.length).map(shorten);
+    if (bits.includes(-1)) return null;
+    return { numbers: new Int16Array(bits), scales: new Float32Array(outputs).fill(SCALES[1]) };
+  }
+
+  // --- Weights in 8 bits --------------------------------------------------------------
+
+  /* Whole numbers are multiplied without turning each weight into a float first, so x
+     becomes whole numbers, too: of 30 bits, where a float has 24. Whatever is at least a
+     32nd of the largest arrives unchanged, and sums of whole numbers round nothing. */
+  const WIDEST = 2048;  // numbers in x; the sums of more might leave 32 bits
+
+  /** By what power of two `x` is multiplied for that. */
+  function power(x) {
+    let largest = 2 ** -70;
+    for (let n = 0; n < x.length; n++) largest = Math.max(largest, Math.abs(x[n]));
+    return 29 - Math.ceil(Math.log2(largest));
+  }
+
   // --- Instructions that only these functions need ------------------------------------
 
   const plusFloat = (a, b) => [...a, ...b, 0x92];
+  const timesFloat = (a, b) => [...a, ...b, 0x94];
+  const loadFloat = (place, offset) => [...place, 0x2a, 2, offset];
   const storeFloat = (place, a, offset) => [...place, ...a, 0x38, 2, offset];
+  const loadBytes = (place, offset) => [...four(0x01, place), 3, offset];  // as shorts
   const loadShorts = (place, offset) => [...four(0x03, place), 3, offset];  // signed
+  const pairs = (a, b) => four(0xba, a, b);  // a0 b0 + a1 b1, a2 b2 + a3 b3, ... of shorts
+  const shorter = (a, b) => four(0x85, a, b);  // four wholes and four more, as shorts
+  const shiftRight = (a, n) => four(0xac, a, int(n));
+  const toFloat = (a) => four(0xfa, a);
   const within = (a, limit) => four(0xe9, four(0xe8, a, fourOf(limit)), fourOf(-limit));
   const nearest = (a) => four(0x6a, a);
   const toWhole = (a) => four(0xf8, a);
@@ -42,37 +71,85 @@
   const lane = (a, n) => [...four(0x1f, a), n];
   const total = (a) => [1, 2, 3].reduce((sum, n) => plusFloat(sum, lane(a, n)), lane(a, 0));
 
-  // --- The four functions -------------------------------------------------------------
+  // --- The six functions --------------------------------------------------------------
   // All places are in bytes, `end` is where y ends, `row` the way to a table's next row.
 
+  const ROWS = [0, 1, 2, 3];
+
   /** (table, x, y, inputs, end): y[o] = the sum of weight[o][n] x[n], `inputs` (a multiple
-      of 8) of them. Four rows go side by side, as each part of x is then fetched once for
-      all; the table holds eight short numbers of each of the four, then the next eight. */
-  const linear = (isFused) => func(["table", "x", "y", "inputs", "end"], ["at", "stop"],
-    ["s0", "s1", "s2", "s3", "some", "mask"], (get, set, step) => {
-      const rows = [0, 1, 2, 3], [scaleX, scaleY] = SCALES.map(fourOf);
-      // The shift copies a number's sign to bits 28 to 31; the mask leaves that in bit 31.
-      const short = (k, n) => loadShorts(get("table"), 16 * k + 2 * n);
-      const weight = (k, n) => both(shift(short(k, n), 13), get("mask"));
+      of 8) of them, times a scale. Four rows go side by side, as each part of x is then
+      fetched once for all; the table holds eight numbers of each of the four, then the next
+      eight, at last the four scales. `write` says how `eight` more products enter the sums,
+      and what each `sum` is in the end. */
+  const linear = (bytes, sums, others, write) => func(["table", "x", "y", "inputs", "end"],
+    ["at", "stop"], [...sums, ...others], (get, set, step) => {
+      const { before = [], eight, sum } = write(get, set);
       return [
-        set("mask", four(0x11, int(0x8fffffff | 0))),
+        before,
         set("stop", plus(get("x"), times(get("inputs"), int(4)))),
         loop([
-          ...rows.map((k) => set(`s${k}`, fourOf(0))),
+          ...sums.map((name) => set(name, fourOf(0))),
           set("at", get("x")),
           loop([
-            ...[0, 4].flatMap((n) => [
-              set("some", mul(load(get("at"), 4 * n), scaleX)),
-              ...rows.map((k) => set(`s${k}`,
-                plusProduct(isFused, get(`s${k}`), get("some"), weight(k, n))))]),
-            step("table", int(64)),
+            ...eight,
+            step("table", int(32 * bytes)),
             step("at", int(32)),
           ], get("at"), get("stop")),
-          ...rows.map((k) => storeFloat(get("y"), total(mul(get(`s${k}`), scaleY)), 4 * k)),
+          ...ROWS.map((k) => storeFloat(get("y"),
+            timesFloat(total(sum(k)), loadFloat(get("table"), 4 * k)), 4 * k)),
+          step("table", int(16)),
           step("y", int(16)),
         ], get("y"), get("end")),
       ];
     });
+
+  /** `linear` of weights in 16 bits. */
+  const shorts = (isFused) => linear(2, ROWS.map((k) => `s${k}`), ["some", "mask"],
+    (get, set) => {
+      // The shift copies a number's sign to bits 28 to 31; the mask leaves that in bit 31.
+      const short = (k, n) => loadShorts(get("table"), 16 * k + 2 * n);
+      const weight = (k, n) => both(shift(short(k, n), 13), get("mask"));
+      return {
+        before: set("mask", four(0x11, int(0x8fffffff | 0))),
+        eight: [0, 4].flatMap((n) => [
+          set("some", mul(load(get("at"), 4 * n), fourOf(SCALES[0]))),
+          ...ROWS.map((k) => set(`s${k}`,
+            plusProduct(isFused, get(`s${k}`), get("some"), weight(k, n))))]),
+        sum: (k) => get(`s${k}`),
+      };
+    });
+
+  /** (x, end): numbers become whole ones of 30 bits, times what stands behind the last: of
+      each eight the upper 15 bits, then the lower. */
+  const halve = func(["x", "end"], [], ["a", "b"], (get, set, step) => {
+    const times = (n) => toWhole(mul(load(get("x"), n), loadOne(get("end"))));
+    const each = (half) => shorter(half(get("a")), half(get("b")));
+    return [
+      loop([
+        set("a", times(0)),
+        set("b", times(16)),
+        store(get("x"), each((a) => shiftRight(a, 15))),
+        store(get("x"), each((a) => both(a, four(0x11, int(0x7fff)))), 16),
+        step("x", int(32)),
+      ], get("x"), get("end")),
+    ];
+  });
+
+  /** `linear` of weights in 8 bits and an x of `halve`, behind which stands what a 1 in it
+      is worth. The sums of the upper and of the lower halves are floats only in the end. */
+  const bytes = linear(1, ROWS.flatMap((k) => [`upper${k}`, `lower${k}`]),
+    ["upper", "lower", "some"], (get, set) => ({
+      eight: [
+        set("upper", load(get("at"))),
+        set("lower", load(get("at"), 16)),
+        ...ROWS.flatMap((k) => [
+          set("some", loadBytes(get("table"), 8 * k)),
+          ...["upper", "lower"].map((half) => set(half + k,
+            plusWhole(get(half + k), pairs(get("some"), get(half)))))]),
+      ],
+      sum: (k) => mul(loadOne(get("stop")), add(
+        mul(toFloat(get(`upper${k}`)), fourOf(1 << 15)), toFloat(get(`lower${k}`)))),
+    }));
 
   /** (table, x, y, inputs, end, row): y[s] = the sum of table[s][n] x[n]. */
   const scores = (isFused) => func(["table", "x", "y", "inputs", "end", "row"],
@@ -165,35 +242,43 @@
     });
   }
 
-  /** Give `linears` a faster `product`. One keeps its own if it has a number that 16 bits
-      cannot hold, or is too wide. */
-  function quickenLinears(code, linears) {
-    const sizes = linears.map((layer) => 2 * padded(layer.inputs, 8) * padded(layer.outputs));
-    const bytes = sizes.reduce((a, b) => a + b, 2 * VECTOR);
-    const { linear: run, buffer, floats } = instance(code, bytes);
-    const shorts = new Uint16Array(buffer);
+  /** Give `linears` a faster `product`, with the bytes that `rows` has for a weight or else
+      with 16 bits. One keeps its own if it has a number that these cannot hold, or is too
+      wide. */
+  function quickenLinears(code, linears, rows) {
+    const isByte = ({ weight, inputs }) => rows.has(weight) && inputs <= WIDEST;
+    const sizes = linears.map((layer) =>
+      padded(layer.outputs) * ((isByte(layer) ? 1 : 2) * padded(layer.inputs, 8) + 4));
+    const memory = instance(code, sizes.reduce((a, b) => a + b, 2 * VECTOR)), { floats } = memory;
     let end = 2 * VECTOR;
     for (const linear of linears) {
-      const { weight, inputs, outputs } = linear, start = end;
+      const { weight, inputs, outputs } = linear, start = end, isShort = !isByte(linear);
       const width = padded(inputs, 8), height = padded(outputs);
-      const bits = new Uint32Array(weight.buffer, weight.byteOffset, weight.length);
-      let fits = 4 * Math.max(width, height) <= VECTOR;
-      for (let i = 0; i < bits.length && fits; i++) {
-        const short = shorten(bits[i]), n = i % inputs, o = (i - n) / inputs;
-        shorts[start / 2 + (o - o % 4) * width + 4 * (n - n % 8) + 8 * (o % 4) + n % 8] = short;
-        fits = short >= 0;
+      const found = isShort ? shortRows(linear) : rows.get(weight);
+      if (!found || 4 * Math.max(width + 1, height) > VECTOR) continue;
+      const { numbers, scales } = found, size = numbers.BYTES_PER_ELEMENT;
+      end += height * (size * width + 4);
+      const table = new numbers.constructor(memory.buffer, start, (end - start) / size);
+      for (let o = 0, i = 0; o < outputs; o++) {
+        const group = (o >> 2) * (4 * width + 16 / size), row = group + 8 * (o % 4);
+        for (let n = 0; n < inputs; n++) table[row + 4 * (n - n % 8) + n % 8] = numbers[i++];
+        floats[(start + size * (group + 4 * width)) / 4 + o % 4] = scales[o];
       }
-      if (!fits) {
-        shorts.fill(0, start / 2);
-        continue;
-      }
-      end += 2 * width * height;
       linear.product = (x) => {
         const T = x.length / inputs, y = new Float32Array(T * outputs);
-        floats.fill(0, inputs, width);
+        const yEnd = VECTOR + 4 * height;
         for (let t = 0; t < T; t++) {
-          floats.set(x.subarray(t * inputs, (t + 1) * inputs));
-          run(start, 0, VECTOR, width, VECTOR + 4 * height);
+          const from = x.subarray(t * inputs, (t + 1) * inputs);
+          floats.set(from);
+          floats.fill(0, inputs, width);
+          if (isShort) memory.shorts(start, 0, VECTOR, width, yEnd);
+          else {
+            const n = power(from);
+            floats[width] = 2 ** n;
+            memory.halve(0, 4 * width);
+            floats[width] = 2 ** -n;
+            memory.bytes(start, 0, VECTOR, width, yEnd);
+          }
           y.set(floats.subarray(VECTOR / 4, VECTOR / 4 + outputs), t * outputs);
         }
         return y;
@@ -233,10 +318,11 @@
     }
   }
 
-  /** Make a model of tinygpt.js fast, where that can be. */
-  function speedUp(model) {
-    const code = compile((isFused) => (
-      { linear: linear(isFused), scores: scores(isFused), mix: mix(isFused), exp }));
+  /** Make a model of tinygpt.js fast, where that can be. `rows` maps a weight to its whole
+      `numbers` and their `scales`, where the file has such. */
+  function speedUp(model, rows = new Map()) {
+    const code = compile((isFused) => ({
+      halve, bytes, shorts: shorts(isFused), scores: scores(isFused), mix: mix(isFused), exp }));
     if (!code) return;
     const { config, newCache } = model;
     if (config.d_model / config.n_heads % 8 === 0) {
@@ -251,7 +337,7 @@
     }
     quickenTanh(code, model);
     quickenLinears(code, [model.head, ...model.blocks.flatMap(
-      ({ attention: a, feedForward: f }) => [a.qkv, a.output, f.input, f.output])]);
+      ({ attention: a, feedForward: f }) => [a.qkv, a.output, f.input, f.output])], rows);
   }
 
   root.tinygptSimd = { speedUp, source: `(${define})(globalThis);` };

@@ -38,21 +38,25 @@
     return floats;
   }
 
-  /** Fill `tensor` with whole numbers, two a character from `at` on, times their row's scale. */
-  function readRows(tensor, columns, characters, at, scaleOf) {
+  /** Fill `tensor` with whole numbers, two a character from `at` on, times their row's scale;
+      the whole numbers come back. */
+  function readRows(tensor, columns, characters, at, scales) {
     const zero = LEVELS >> 1, wholes = new Int8Array(tensor.length + 1);
     for (let i = 0; i < tensor.length; i += 2) {
       const code = characters.charCodeAt(at + (i >> 1));
       const pair = code < 0xd800 ? code : code - 0x800, first = pair / LEVELS | 0;
-      if (first >= LEVELS || (code >= 0xd800 && code < 0xe000)) return tensor.fill(NaN);
+      if (first >= LEVELS || (code >= 0xd800 && code < 0xe000)) {
+        tensor.fill(NaN);
+        return wholes;
+      }
       wholes[i] = first - zero;
       wholes[i + 1] = pair - first * LEVELS - zero;
     }
     for (let row = 0; row < tensor.length; row += columns) {
-      const scale = scaleOf(row / columns);
+      const scale = scales[row / columns];
       for (let i = row; i < row + columns; i++) tensor[i] = wholes[i] * scale;
     }
-    return tensor;
+    return wholes;
   }
 
   /** The whole numbers and the words in a file's config; a damaged one is refused. */
@@ -86,7 +90,7 @@
     check(vocabulary.length <= config.vocab_size &&
       Object.values(special).every((id) => Number.isInteger(id) && id < config.vocab_size),
       `The tokenizer has more ids than the model's ${config.vocab_size}: ${AGAIN}.`);
-    const floats = makeFloats(), places = new Map();
+    const floats = makeFloats(), places = new Map(), rows = new Map();
     let end = 0, total = 0;
     for (const [name, shape] of tensors) {
       const size = shape.reduce((a, b) => a * b, 1);
@@ -101,16 +105,19 @@
       const place = places.get(name);
       check(String(place?.shape) === String(shape),
         `The model file holds ${name} as [${place?.shape}] in place of [${shape}]: ${AGAIN}.`);
-      const { size, isBytes, start } = place, [rows, columns] = shape;
+      const { size, isBytes, start } = place, [height, columns] = shape;
       const tensor = new Float32Array(size);
-      if (isBytes) readRows(tensor, columns, weights, start + rows, (row) => float(start + row));
-      else for (let i = 0; i < size; i++) tensor[i] = float(start + i);
+      if (isBytes) {
+        const scales = Float32Array.from({ length: height }, (_, row) => float(start + row));
+        const numbers = readRows(tensor, columns, weights, start + height, scales);
+        rows.set(tensor, { numbers, scales });
+      } else for (let i = 0; i < size; i++) tensor[i] = float(start + i);
       for (let i = 0; i < size; i++) total += tensor[i];
       return tensor;
     };
     const model = new GPT(config, take);
     check(Number.isFinite(total), `A weight in the model file is no number: ${AGAIN}.`);
-    root.tinygptSimd?.speedUp(model);
+    root.tinygptSimd?.speedUp(model, rows);
     return { model, tokenizer: new Tokenizer(tokenizer) };
   }
 

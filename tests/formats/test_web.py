@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -292,7 +292,10 @@ const plain = (thing, name, ...given) =>
 
 
 @needs_node
-def test_fast_products_and_bends_equal_the_plain_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["float16", "int8"])
+def test_fast_products_and_bends_equal_the_plain_ones(
+    kind: Literal["float16", "int8"], tmp_path: Path
+) -> None:
     """Odd sizes, float16's smallest and larger numbers, more rows than one."""
     model = random_model(small(d_ff=37, logit_softcap=3.0))
     with torch.no_grad():
@@ -301,7 +304,7 @@ def test_fast_products_and_bends_equal_the_plain_ones(tmp_path: Path) -> None:
         weight.copy_(torch.where(torch.rand_like(weight) < 0.5, smallest, weight))
         weight.flatten()[:3] = torch.tensor([-127.9375, 127.9375, -0.0])
         model.blocks[1].attention.qkv.weight[0, 0] = 128.0  # 16 bits do not hold it
-    path = web.export_web(model, BYTES, tmp_path, "float16")
+    path = web.export_web(model, BYTES, tmp_path, kind)
     code = f"""{LINEARS} const {{ model }} = read(words[0]);
     const draw = (n) => Float32Array.from({{ length: n }}, (_, i) => Math.sin(i * i));
     const products = linearsOf(model).map((linear) => {{
@@ -319,13 +322,33 @@ def test_fast_products_and_bends_equal_the_plain_ones(tmp_path: Path) -> None:
     }});
     return {{ products, bends }};"""
     found = run_node(code, path)
-    assert [fast for fast, _, _ in found["products"]] == [True] * 5 + [False] + [
-        True
-    ] * 7
-    for _, fast, slow in found["products"]:
-        assert_close(torch.tensor(fast), torch.tensor(slow), atol=2e-5, rtol=2e-6)
-    for fast, slow in found["bends"]:
-        assert_close(torch.tensor(fast), torch.tensor(slow), atol=1e-6, rtol=1e-6)
+    fast = [True] * 5 + [kind == "int8"] + [True] * 7  # a byte times a scale has 128
+    assert [is_fast for is_fast, _, _ in found["products"]] == fast
+    for _, quick, plain in found["products"]:
+        assert_close(torch.tensor(quick), torch.tensor(plain), atol=2e-5, rtol=2e-6)
+    for quick, plain in found["bends"]:
+        assert_close(torch.tensor(quick), torch.tensor(plain), atol=1e-6, rtol=1e-6)
+
+
+@needs_node
+@pytest.mark.parametrize("inputs", [2048, 2200])
+def test_sums_of_whole_numbers_stay_within_32_bits(inputs: int, tmp_path: Path) -> None:
+    """The largest sums there are, from the last width that has them, and past it."""
+    model = random_model(small(n_layers=1, d_ff=inputs))
+    output = model.blocks[0].feed_forward.output
+    with torch.no_grad():
+        output.weight.fill_(125 / 256)  # 125 times a scale of four digits
+    path = export_web(model, BYTES, tmp_path)
+    code = f"""{LINEARS} const {{ model }} = read(words[0]);
+    const {{ output }} = model.blocks[0].feedForward;
+    return [1, -1].map((sign) => {{
+      const x = new Float32Array(output.inputs).fill(sign * (1 - 2 ** -24));
+      x[0] = sign;
+      return [output.product(x)[0], plain(output, "product", x)[0]];
+    }});"""
+    (most, sum_), (least, _) = run_node(code, path)
+    assert_close(sum_, inputs * 125 / 256, rtol=1e-6, atol=0)
+    assert_close((most, least), (sum_, -sum_), rtol=1e-6, atol=0)
 
 
 @needs_node
