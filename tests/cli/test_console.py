@@ -153,7 +153,7 @@ timer.start()
 main()
 """
 ENDLESS = {
-    "generate": ["--model", "pocket-gpt2", "--max-new-tokens", "1000000"],
+    "generate": ["--model=pocket-gpt2", "--max-new-tokens=1000000", "--no-stop-at-end"],
     "train": ["--steps", "1000000", "--eval-windows", "1", "--eval-interval", "1"],
     "chat": ["--model", "pocket-gpt2", "--max-new-tokens", "1000000"],
 }
